@@ -1,0 +1,40 @@
+"""L1: what the code inside may touch."""
+
+from jubako.policy.controls import CONTROLS, Control
+from jubako.policy.model import (
+    AcceptWeaker,
+    DataPolicy,
+    EnvironmentPolicy,
+    FilePolicy,
+    Mount,
+    NetworkPolicy,
+    OutputPolicy,
+    Policy,
+    Relaxation,
+    ResourcePolicy,
+    SandboxSpec,
+    SecretClause,
+    SyscallPolicy,
+    TimePolicy,
+    WritableMount,
+)
+
+__all__ = [
+    "CONTROLS",
+    "AcceptWeaker",
+    "Control",
+    "DataPolicy",
+    "EnvironmentPolicy",
+    "FilePolicy",
+    "Mount",
+    "NetworkPolicy",
+    "OutputPolicy",
+    "Policy",
+    "Relaxation",
+    "ResourcePolicy",
+    "SandboxSpec",
+    "SecretClause",
+    "SyscallPolicy",
+    "TimePolicy",
+    "WritableMount",
+]

@@ -1,0 +1,232 @@
+"""The policy schema: what the code inside may touch, clause by clause, secure by default.
+
+One model serves files (TOML, YAML), Python, REST and tool schemas. Sizes are bytes and accept
+strings such as ``"512MiB"``; times are seconds and accept ``"5m"``.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from jubako._lib.levels import Requirement
+from jubako._lib.units import parse_seconds, parse_size
+from jubako.policy.controls import CONTROLS
+
+__all__ = [
+    "AcceptWeaker",
+    "ByteSize",
+    "DataPolicy",
+    "EnvironmentPolicy",
+    "FilePolicy",
+    "GuestPath",
+    "Mount",
+    "NetworkPolicy",
+    "OutputPolicy",
+    "Policy",
+    "Relaxation",
+    "ResourcePolicy",
+    "SandboxSpec",
+    "SecretClause",
+    "Seconds",
+    "SyscallPolicy",
+    "TimePolicy",
+    "WritableMount",
+]
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+def _guest_path(value: str) -> str:
+    path = PurePosixPath(value)
+    if not path.is_absolute() or ".." in path.parts or "\0" in value or str(path) != value:
+        msg = f"{value!r} is not a plain absolute path (no '..', no doubled or trailing slash)"
+        raise ValueError(msg)
+    return value
+
+
+ByteSize = Annotated[int, BeforeValidator(parse_size), Field(ge=0, le=2**53, json_schema_extra={"format": "byte-size"})]
+Seconds = Annotated[
+    float, BeforeValidator(parse_seconds), Field(gt=0, le=366 * 86400, json_schema_extra={"format": "seconds"})
+]
+GuestPath = Annotated[str, Field(max_length=4096), BeforeValidator(_guest_path)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+WrittenReason = Annotated[str, Field(min_length=10, max_length=1000)]
+
+
+class Model(BaseModel):
+    """Base of all policy models: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class AcceptWeaker(Model):
+    """Accept that one control holds less than required here."""
+
+    kind: Literal["accept-weaker"] = "accept-weaker"
+    control: str = Field(description="Id of the control, as in `jubako explain`.")
+    accept: Requirement = Field(description="The least level that is still accepted.")
+    reason: WrittenReason = Field(description="Why this is acceptable; recorded as an event.")
+
+    @field_validator("control")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return _known_control(value)
+
+
+class WritableMount(Model):
+    """Accept that code inside may write to one host directory."""
+
+    kind: Literal["writable-mount"] = "writable-mount"
+    source: GuestPath = Field(description="The host directory, exactly as in the mount.")
+    reason: WrittenReason = Field(description="Why this is acceptable; recorded as an event.")
+
+
+Relaxation = Annotated[AcceptWeaker | WritableMount, Field(discriminator="kind")]
+
+
+def _known_control(value: str) -> str:
+    if value not in CONTROLS:
+        msg = f"unknown control {value!r}; known: {', '.join(CONTROLS)}"
+        raise ValueError(msg)
+    return value
+
+
+class Mount(Model):
+    """One host path made visible inside."""
+
+    source: GuestPath = Field(description="Absolute host path; must exist when the sandbox is made.")
+    target: GuestPath = Field(description="Absolute path inside.")
+    access: Literal["ro", "rw"] = Field("ro", description="rw needs a writable-mount relaxation for the source.")
+
+
+class FilePolicy(Model):
+    """fs.*: which files exist and which may be written."""
+
+    workspace: GuestPath = Field("/workspace", description="Where the private writable workspace is.")
+    workspace_size: ByteSize = Field(512 * MIB, ge=64 * KIB, description="Size limit of the workspace.")
+    tmp_size: ByteSize = Field(256 * MIB, ge=64 * KIB, description="Size limit of /tmp, and of /dev/shm.")
+    mounts: tuple[Mount, ...] = Field((), max_length=64, description="Host paths made visible inside.")
+    hide: tuple[GuestPath, ...] = Field((), max_length=64, description="Paths inside that are masked as empty.")
+
+
+class NetworkPolicy(Model):
+    """net.*: where bytes may go. Only `off` exists until the egress broker does."""
+
+    egress: Literal["off"] = Field("off", description="off: nothing but the sandbox's own loopback.")
+
+
+class SyscallPolicy(Model):
+    """syscall.*: the kernel's surface."""
+
+    profile: Literal["default"] = Field("default", description="The allowlist to start from.")
+    deny: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")], ...] = Field(
+        (), max_length=512, description="Further system calls to refuse (EPERM)."
+    )
+
+
+class ResourcePolicy(Model):
+    """resource.*: how much may be used."""
+
+    memory: ByteSize = Field(GIB, ge=32 * MIB, description="Bytes of memory, files in the workspace and /tmp included.")
+    swap: ByteSize = Field(0, description="Bytes of swap on top.")
+    processes: int = Field(256, ge=4, le=4_000_000, description="Processes and threads alive at once.")
+    cpus: float = Field(1.0, ge=0.01, le=4096, description="CPUs' worth of time per wall second.")
+    open_files: int = Field(1024, ge=32, le=1_048_576, description="Open descriptors per process.")
+    inodes: int = Field(100_000, ge=64, le=100_000_000, description="Files and directories that may be made.")
+    io_bytes_per_second: ByteSize | None = Field(None, ge=64 * KIB, description="Disk bandwidth; none: no limit.")
+
+
+class EnvironmentPolicy(Model):
+    """process.environment: variables that programs see. Nothing is inherited from the host."""
+
+    variables: dict[VariableName, Annotated[str, Field(max_length=32768)]] = Field(
+        default_factory=dict, max_length=256, description="Variables set inside. Not for secrets."
+    )
+
+
+class TimePolicy(Model):
+    """time.*: how long."""
+
+    exec: Seconds = Field(300.0, description="Wall seconds per program; a call may ask for less.")
+    sandbox: Seconds = Field(3600.0, description="Wall seconds from start to destruction.")
+
+
+class OutputPolicy(Model):
+    """resource.output: how much a program may say."""
+
+    max_bytes: ByteSize = Field(10 * MIB, ge=KIB, description="stdout and stderr of one program together.")
+    on_limit: Literal["truncate", "kill"] = Field("truncate", description="What happens at the limit.")
+
+
+class SecretClause(Model):
+    """secret.*: one credential that the code may use without seeing it. No driver enforces it yet."""
+
+    source: str = Field(pattern=r"^(env|file|command|keyring|vault):.+$", description="Where the host finds it.")
+    hosts: tuple[str, ...] = Field(min_length=1, max_length=64, description="Hosts it may be sent to.")
+    place: str = Field("header:authorization", description="Where in a request it may stand.")
+
+
+class DataPolicy(Model):
+    """data.*: labels on what goes in. No driver enforces them yet."""
+
+    labels: tuple[Name, ...] = Field((), max_length=64, description="Labels such as `pii` or `customer-a`.")
+    regions: tuple[Name, ...] = Field((), max_length=64, description="Regions in which the data may be worked on.")
+
+
+class Policy(Model):
+    """What one sandbox may touch. Every default is the safe one."""
+
+    schema_version: Literal[1] = Field(1, description="Version of this schema; required in files.")
+    files: FilePolicy = Field(default_factory=FilePolicy, description="fs.*")
+    network: NetworkPolicy = Field(default_factory=NetworkPolicy, description="net.*")
+    syscalls: SyscallPolicy = Field(default_factory=SyscallPolicy, description="syscall.*")
+    resources: ResourcePolicy = Field(default_factory=ResourcePolicy, description="resource.*")
+    environment: EnvironmentPolicy = Field(default_factory=EnvironmentPolicy, description="process.environment")
+    time: TimePolicy = Field(default_factory=TimePolicy, description="time.*")
+    output: OutputPolicy = Field(default_factory=OutputPolicy, description="resource.output")
+    secrets: dict[VariableName, SecretClause] = Field(default_factory=dict, max_length=64, description="secret.*")
+    data: DataPolicy = Field(default_factory=DataPolicy, description="data.*")
+    require: dict[str, Requirement] = Field(default_factory=dict, description="Stricter levels by control id.")
+    relaxations: tuple[Relaxation, ...] = Field((), max_length=64, description="Weaker terms, each with a reason.")
+    driver_options: dict[Name, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="Options of one driver, by driver name; checked by that driver."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for control, wanted in self.require.items():
+            _known_control(control)
+            if wanted.rank < CONTROLS[control].default.rank:
+                msg = f"require.{control} asks for less than the default ({CONTROLS[control].default}); use a relaxation"
+                raise ValueError(msg)
+        granted = {item.source for item in self.relaxations if isinstance(item, WritableMount)}
+        for mount in self.files.mounts:
+            if mount.access == "rw" and mount.source not in granted:
+                msg = f"mount of {mount.source} is rw without a writable-mount relaxation that says why"
+                raise ValueError(msg)
+        return self
+
+    def requirement(self, control: str) -> Requirement:
+        """Return the least level that a launch under this policy accepts for ``control``."""
+        wanted = self.require.get(control, CONTROLS[control].default)
+        for item in self.relaxations:
+            if isinstance(item, AcceptWeaker) and item.control == control and item.accept.rank < wanted.rank:
+                wanted = item.accept
+        return wanted
+
+
+class SandboxSpec(Model):
+    """What a caller wants: the boundary, the policy and a few labels."""
+
+    boundary: str = Field("auto", description="Kind of wall, or `auto` for the strongest that works here.")
+    driver: Name | None = Field(None, description="A driver by name, instead of the boundary's first that works.")
+    template: Name = Field("host", description="Root file system; `host` is the host's toolchain, read-only.")
+    name: Name | None = Field(None, description="A name that no other live sandbox of this user has.")
+    labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=dict, max_length=32, description="Free labels, shown in lists and events."
+    )
+    policy: Policy = Field(default_factory=Policy, description="What the code may touch.")
