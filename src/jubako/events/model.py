@@ -12,7 +12,26 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Assurance", "Event", "EventData", "Source"]
+__all__ = [
+    "AgentViolated",
+    "Assurance",
+    "Event",
+    "EventData",
+    "EventsLost",
+    "ExecExited",
+    "ExecStarted",
+    "FileTransferred",
+    "LedgerRecovered",
+    "LimitReached",
+    "PolicyRelaxed",
+    "ProbeCompleted",
+    "SandboxCreated",
+    "SandboxReaped",
+    "SandboxRefused",
+    "SandboxStateChanged",
+    "Source",
+    "event_fields",
+]
 
 
 class Source(StrEnum):
@@ -135,6 +154,23 @@ class ProbeCompleted(_Data):
     inconclusive: int
 
 
+class EventsLost(_Data):
+    """A sink missed events while it failed; the ledger has them."""
+
+    type: Literal["events.lost"] = "events.lost"
+    sink: str
+    count: int
+
+
+class LedgerRecovered(_Data):
+    """A crash had left half a line, or one without its head; it was moved aside or adopted."""
+
+    type: Literal["ledger.recovered"] = "ledger.recovered"
+    kind: Literal["adopted", "torn"]
+    line: int
+    size: int
+
+
 EventData = Annotated[
     SandboxCreated
     | SandboxStateChanged
@@ -146,7 +182,9 @@ EventData = Annotated[
     | LimitReached
     | FileTransferred
     | AgentViolated
-    | ProbeCompleted,
+    | ProbeCompleted
+    | EventsLost
+    | LedgerRecovered,
     Field(discriminator="type"),
 ]
 
@@ -164,6 +202,16 @@ class Event(BaseModel):
     source: Source = Source.HOST
     assurance: Assurance = Assurance.OBSERVED
     tenant: str = "local"
-    sandbox: str | None = Field(None, description="Sandbox id; none for events of the machine, which have their own seq.")
+    sandbox: str | None = Field(
+        None, description="Sandbox id; none for events of the machine, which have their own seq."
+    )
+    recorder: str = Field(
+        "", description="The process that recorded it; events of the machine are numbered per recorder."
+    )
     trace_id: str = ""
     data: EventData
+
+
+def event_fields(event: Event) -> dict[str, object]:
+    """Return the event as a JSON-able mapping, every field present, in the form that the schema describes."""
+    return event.model_dump(mode="json")
