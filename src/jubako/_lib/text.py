@@ -16,11 +16,11 @@ def _escape(character: str) -> str:
 
 
 def printable(text: str | bytes, limit: int = 4096, *, keep: str = "") -> str:
-    """Return ``text`` with nothing in it that a terminal would obey, at most ``limit`` characters.
+    r"""Return ``text`` with nothing in it that a terminal would obey, at most ``limit`` characters.
 
     Control characters, escape sequences, bidirectional overrides, invisible and unassigned
-    characters come out as escapes such as ``\\x1b``; a backslash stays as it is. Characters in
-    ``keep`` (think ``"\\n\\t"``) pass. A cut shows as an ellipsis.
+    characters come out as escapes such as ``\x1b``; a backslash stays as it is. Characters in
+    ``keep`` (think ``"\n\t"``) pass. A cut shows as an ellipsis.
     """
     if isinstance(text, bytes):
         text = text[: 4 * limit + 4].decode("utf-8", "backslashreplace")

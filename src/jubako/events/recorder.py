@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from jubako._lib.ids import IdSource, new_id
 from jubako.errors import LedgerError
 from jubako.events.model import Assurance, Event, EventData, EventsLost, SandboxReaped, Source
 from jubako.events.redact import Redactor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["LedgerSink", "Recorder", "Sink"]
 
@@ -81,8 +83,7 @@ class Recorder:
                 id=self._ids(), type=data.type, version=1, time=datetime.now(UTC), seq=before + 1, source=source,
                 assurance=assurance, tenant="local", sandbox=sandbox, recorder=self.id, trace_id=trace_id, data=clean,
             )  # fmt: skip
-            if self._ledger is not None:
-                self._into_ledger(event)
+            self._into_ledger(event)
             self._sequences[sandbox] = event.seq
             self._into_sinks(event)
         return event
@@ -102,7 +103,8 @@ class Recorder:
         return self._ledger.last_sequence(sandbox) if self._ledger is not None and sandbox is not None else 0
 
     def _into_ledger(self, event: Event) -> None:
-        assert self._ledger is not None
+        if self._ledger is None:
+            return
         try:
             self._ledger.write(event)
         except LedgerError:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus
 
-from jubako.events.model import EventData
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from jubako.events.model import EventData
 
 __all__ = ["ARGV_LIMIT", "TEXT_LIMIT", "TOKEN_SHAPES", "Redactor", "TokenShape"]
 
@@ -55,7 +57,8 @@ TOKEN_SHAPES: Final = (
     _shape(
         "private-key",
         ("PRIVATE KEY",),
-        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
+        r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
     ),
     _shape("url-credentials", ("://",), r"(?<=://)[^/\s@?#]{1,1024}(?=@)"),
 )

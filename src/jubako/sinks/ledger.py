@@ -18,11 +18,9 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from jubako._lib.jsontext import canonical
 from jubako.errors import LedgerError
@@ -39,6 +37,10 @@ from jubako.sinks._chain import (
     parse_line,
 )
 from jubako.sinks._tail import last_sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 __all__ = ["Ledger", "LedgerRecovery", "companion", "read_key"]
 
@@ -240,7 +242,7 @@ class Ledger:
         try:
             status = os.fstat(self._file)
             try:
-                named = os.stat(self.path)
+                named = self.path.stat()
             except FileNotFoundError:
                 named = None
             if named is None or (named.st_ino, named.st_dev) != (status.st_ino, status.st_dev):

@@ -6,17 +6,19 @@ import fcntl
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from jubako._lib.jsontext import parse_object
 from jubako.errors import LedgerError
 from jubako.sinks._chain import GENESIS, HEAD_SIZE, MAX_LINE, Head, Line, SealedHead, parse_head, parse_line
 from jubako.sinks.ledger import companion, read_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["LedgerProblem", "LedgerReport", "ProblemKind", "read_ledger", "verify_ledger"]
 
@@ -171,17 +173,15 @@ class _Check:
         if self.key is not None and not record.sealed(self.key):
             kind = ProblemKind.HEAD_CHANGED if self.head.count else ProblemKind.KEY_MISMATCH
             return self.problem(kind, f"{name} was not sealed with the ledger's key", 0)
-        count = record.head.count
-        if count > self.head.count:
-            return self.problem(
-                ProblemKind.TRUNCATED, f"the head counts {count} lines, the ledger has {self.head.count}"
-            )
-        if count == self.head.count and record != SealedHead(self.head, size, record.mac):
-            return self.problem(ProblemKind.HEAD_CHANGED, f"{name} does not fit the last line", 0)
-        if count < self.head.count - 1:
-            text = f"{name} counts {count} of {self.head.count} lines: an older one was put back"
-            return self.problem(ProblemKind.HEAD_CHANGED, text, 0)
-        return None
+        count, found = record.head.count, self.head.count
+        if count > found:
+            return self.problem(ProblemKind.TRUNCATED, f"the head counts {count} lines, the ledger has {found}")
+        text = ""
+        if count == found and record != SealedHead(self.head, size, record.mac):
+            text = f"{name} does not fit the last line"
+        elif count < found - 1:
+            text = f"{name} counts {count} of {found} lines: an older one was put back"
+        return self.problem(ProblemKind.HEAD_CHANGED, text, 0) if text else None
 
 
 def _share(file: BinaryIO) -> bool:
