@@ -18,6 +18,7 @@ from jubako.policy.model import (
     TimePolicy,
     WritableMount,
 )
+from jubako.policy.summary import summarize
 
 __all__ = [
     "CONTROLS",
@@ -37,4 +38,5 @@ __all__ = [
     "SyscallPolicy",
     "TimePolicy",
     "WritableMount",
+    "summarize",
 ]

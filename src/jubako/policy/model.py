@@ -29,8 +29,8 @@ __all__ = [
     "Relaxation",
     "ResourcePolicy",
     "SandboxSpec",
-    "SecretClause",
     "Seconds",
+    "SecretClause",
     "SyscallPolicy",
     "TimePolicy",
     "WritableMount",
@@ -201,7 +201,9 @@ class Policy(Model):
         for control, wanted in self.require.items():
             _known_control(control)
             if wanted.rank < CONTROLS[control].default.rank:
-                msg = f"require.{control} asks for less than the default ({CONTROLS[control].default}); use a relaxation"
+                msg = (
+                    f"require.{control} asks for less than the default ({CONTROLS[control].default}); use a relaxation"
+                )
                 raise ValueError(msg)
         granted = {item.source for item in self.relaxations if isinstance(item, WritableMount)}
         for mount in self.files.mounts:
