@@ -47,16 +47,10 @@ _ALL = (
     Control("net.sockets", "Only common socket families", _ENFORCED, "vsock, netlink, packet, kernel crypto sockets"),
     Control("syscall.allowlist", "Only listed system calls", _ENFORCED, "most of the kernel's attack surface"),
     Control("syscall.capabilities", "No capabilities", _ENFORCED, "mounts, raw devices, other privileged acts"),
-    Control(
-        "syscall.no-new-privileges", "setuid and file capabilities do nothing", _ENFORCED, "privilege gain by exec"
-    ),
-    Control(
-        "syscall.no-nested-namespaces", "No namespaces made inside", _ENFORCED, "kernel bugs behind user namespaces"
-    ),
+    Control("syscall.no-new-privileges", "setuid and file capabilities are void", _ENFORCED, "privilege gain by exec"),
+    Control("syscall.no-nested-namespaces", "No namespaces made inside", _ENFORCED, "kernel bugs behind namespaces"),
     Control("syscall.terminal-injection", "No typing into a terminal", _ENFORCED, "TIOCSTI and TIOCLINUX"),
-    Control(
-        "process.isolation", "Other processes are invisible", _ENFORCED, "signals, ptrace, /proc of host processes"
-    ),
+    Control("process.isolation", "Other processes are invisible", _ENFORCED, "signals, ptrace, /proc of the host"),
     Control("process.ipc", "Private System V and POSIX IPC", _ENFORCED, "shared memory with the host"),
     Control("process.identity", "Own unprivileged user, host name and machine id", _ENFORCED, "acting as a host user"),
     Control("process.environment", "No inherited environment", _ENFORCED, "secrets in variables"),

@@ -6,10 +6,22 @@ strings such as ``"512MiB"``; times are seconds and accept ``"5m"``.
 
 from __future__ import annotations
 
+from collections import Counter
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from jubako._lib.levels import Requirement
 from jubako._lib.units import parse_seconds, parse_size
@@ -18,6 +30,8 @@ from jubako.policy.controls import CONTROLS
 __all__ = [
     "AcceptWeaker",
     "ByteSize",
+    "ControlId",
+    "Count",
     "DataPolicy",
     "EnvironmentPolicy",
     "FilePolicy",
@@ -25,6 +39,7 @@ __all__ = [
     "Mount",
     "NetworkPolicy",
     "OutputPolicy",
+    "OwnPath",
     "Policy",
     "Relaxation",
     "ResourcePolicy",
@@ -47,11 +62,35 @@ def _guest_path(value: str) -> str:
     return value
 
 
-ByteSize = Annotated[int, BeforeValidator(parse_size), Field(ge=0, le=2**53, json_schema_extra={"format": "byte-size"})]
-Seconds = Annotated[
-    float, BeforeValidator(parse_seconds), Field(gt=0, le=366 * 86400, json_schema_extra={"format": "seconds"})
+def _own_place(path: str) -> str:
+    """Refuse the places that the driver itself builds: covering them would undo other controls."""
+    if path == "/" or PurePosixPath(path).parts[1] in {"proc", "dev", "sys"}:
+        msg = f"{path} is the sandbox's own; choose a place outside /proc, /dev and /sys"
+        raise ValueError(msg)
+    return path
+
+
+def _known_control(value: str) -> str:
+    if value not in CONTROLS:
+        near = get_close_matches(value, CONTROLS, n=1)
+        msg = f"unknown control {value!r}" + (f"; did you mean {near[0]}?" if near else "; `jubako explain` lists them")
+        raise ValueError(msg)
+    return value
+
+
+# Scalars are strict: `true` is not 1, "3" is not 3.
+ByteSize = Annotated[
+    int, BeforeValidator(parse_size), Field(strict=True, ge=0, le=2**53, json_schema_extra={"format": "byte-size"})
 ]
-GuestPath = Annotated[str, Field(max_length=4096), BeforeValidator(_guest_path)]
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_seconds),
+    Field(strict=True, gt=0, le=366 * 86400, json_schema_extra={"format": "seconds"}),
+]
+Count = Annotated[int, Field(strict=True)]
+GuestPath = Annotated[str, Field(max_length=4096), AfterValidator(_guest_path)]
+OwnPath = Annotated[GuestPath, AfterValidator(_own_place)]
+ControlId = Annotated[str, AfterValidator(_known_control), Field(json_schema_extra={"enum": list(CONTROLS)})]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 WrittenReason = Annotated[str, Field(min_length=10, max_length=1000)]
@@ -67,14 +106,9 @@ class AcceptWeaker(Model):
     """Accept that one control holds less than required here."""
 
     kind: Literal["accept-weaker"] = "accept-weaker"
-    control: str = Field(description="Id of the control, as in `jubako explain`.")
+    control: ControlId = Field(description="Id of the control, as in `jubako explain`.")
     accept: Requirement = Field(description="The least level that is still accepted.")
     reason: WrittenReason = Field(description="Why this is acceptable; recorded as an event.")
-
-    @field_validator("control")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return _known_control(value)
 
 
 class WritableMount(Model):
@@ -88,29 +122,33 @@ class WritableMount(Model):
 Relaxation = Annotated[AcceptWeaker | WritableMount, Field(discriminator="kind")]
 
 
-def _known_control(value: str) -> str:
-    if value not in CONTROLS:
-        msg = f"unknown control {value!r}; known: {', '.join(CONTROLS)}"
-        raise ValueError(msg)
-    return value
-
-
 class Mount(Model):
     """One host path made visible inside."""
 
     source: GuestPath = Field(description="Absolute host path; must exist when the sandbox is made.")
-    target: GuestPath = Field(description="Absolute path inside.")
+    target: OwnPath = Field(description="Absolute path inside.")
     access: Literal["ro", "rw"] = Field("ro", description="rw needs a writable-mount relaxation for the source.")
 
 
 class FilePolicy(Model):
     """fs.*: which files exist and which may be written."""
 
-    workspace: GuestPath = Field("/workspace", description="Where the private writable workspace is.")
+    workspace: OwnPath = Field("/workspace", description="Where the private writable workspace is.")
     workspace_size: ByteSize = Field(512 * MIB, ge=64 * KIB, description="Size limit of the workspace.")
     tmp_size: ByteSize = Field(256 * MIB, ge=64 * KIB, description="Size limit of /tmp, and of /dev/shm.")
     mounts: tuple[Mount, ...] = Field((), max_length=64, description="Host paths made visible inside.")
-    hide: tuple[GuestPath, ...] = Field((), max_length=64, description="Paths inside that are masked as empty.")
+    hide: tuple[OwnPath, ...] = Field(
+        (), max_length=256, description="Paths inside that are masked as empty, mounts at and below them too."
+    )
+
+    @field_validator("mounts")
+    @classmethod
+    def _one_each(cls, value: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        targets = Counter(mount.target for mount in value)
+        if twice := [target for target, count in targets.items() if count > 1]:
+            msg = f"two mounts have the target {', '.join(twice)}"
+            raise ValueError(msg)
+        return value
 
 
 class NetworkPolicy(Model):
@@ -133,10 +171,10 @@ class ResourcePolicy(Model):
 
     memory: ByteSize = Field(GIB, ge=32 * MIB, description="Bytes of memory, files in the workspace and /tmp included.")
     swap: ByteSize = Field(0, description="Bytes of swap on top.")
-    processes: int = Field(256, ge=4, le=4_000_000, description="Processes and threads alive at once.")
-    cpus: float = Field(1.0, ge=0.01, le=4096, description="CPUs' worth of time per wall second.")
-    open_files: int = Field(1024, ge=32, le=1_048_576, description="Open descriptors per process.")
-    inodes: int = Field(100_000, ge=64, le=100_000_000, description="Files and directories that may be made.")
+    processes: Count = Field(256, ge=4, le=4_000_000, description="Processes and threads alive at once.")
+    cpus: float = Field(1.0, strict=True, ge=0.01, le=4096, description="CPUs' worth of time per wall second.")
+    open_files: Count = Field(1024, ge=32, le=1_048_576, description="Open descriptors per process.")
+    inodes: Count = Field(100_000, ge=64, le=100_000_000, description="Files and directories that may be made.")
     io_bytes_per_second: ByteSize | None = Field(None, ge=64 * KIB, description="Disk bandwidth; none: no limit.")
 
 
@@ -190,26 +228,32 @@ class Policy(Model):
     output: OutputPolicy = Field(default_factory=OutputPolicy, description="resource.output")
     secrets: dict[VariableName, SecretClause] = Field(default_factory=dict, max_length=64, description="secret.*")
     data: DataPolicy = Field(default_factory=DataPolicy, description="data.*")
-    require: dict[str, Requirement] = Field(default_factory=dict, description="Stricter levels by control id.")
+    require: dict[ControlId, Requirement] = Field(default_factory=dict, description="Stricter levels by control id.")
     relaxations: tuple[Relaxation, ...] = Field((), max_length=64, description="Weaker terms, each with a reason.")
     driver_options: dict[Name, dict[str, JsonValue]] = Field(
         default_factory=dict, description="Options of one driver, by driver name; checked by that driver."
     )
 
+    @field_validator("require")
+    @classmethod
+    def _stricter(cls, value: dict[str, Requirement]) -> dict[str, Requirement]:
+        for control, wanted in value.items():
+            least = CONTROLS[control].default
+            if wanted.rank < least.rank:
+                # The place is for the loader, which knows lines; pydantic has none below a field.
+                text = "{control} would require less than the default ({least}); use a relaxation with a reason"
+                context = {"control": control, "least": least.value, "place": ("require", control)}
+                raise PydanticCustomError("weaker_requirement", text, context)
+        return value
+
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for control, wanted in self.require.items():
-            _known_control(control)
-            if wanted.rank < CONTROLS[control].default.rank:
-                msg = (
-                    f"require.{control} asks for less than the default ({CONTROLS[control].default}); use a relaxation"
-                )
-                raise ValueError(msg)
+    def _writable_for_a_reason(self) -> Self:
         granted = {item.source for item in self.relaxations if isinstance(item, WritableMount)}
-        for mount in self.files.mounts:
+        for index, mount in enumerate(self.files.mounts):
             if mount.access == "rw" and mount.source not in granted:
-                msg = f"mount of {mount.source} is rw without a writable-mount relaxation that says why"
-                raise ValueError(msg)
+                place = ("files", "mounts", index, "access")
+                text = "mount of {source} is rw without a writable-mount relaxation that says why"
+                raise PydanticCustomError("unreasoned_mount", text, {"source": mount.source, "place": place})
         return self
 
     def requirement(self, control: str) -> Requirement:
