@@ -1,0 +1,257 @@
+"""The sandbox, as callers hold it."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+import anyio
+
+from jubako._lib.ids import short_id
+from jubako.errors import InvalidRequestError, JubakoError, SandboxStateError
+from jubako.runtime.arguments import build_request, build_spec, ttl_seconds
+from jubako.runtime.files import AsyncFiles
+from jubako.runtime.languages import INLINE_LIMIT, LANGUAGES, language_of_name
+from jubako.runtime.lifecycle import SandboxState
+from jubako.runtime.process import AsyncProcess
+from jubako.runtime.streams import AsyncConnection
+from jubako.runtime.supervisor import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+    from pathlib import PurePosixPath
+    from types import TracebackType
+
+    from jubako.boundary.card import Card
+    from jubako.boundary.contract import Usage
+    from jubako.runtime.arguments import PolicyLike, Seconds, Terminal
+    from jubako.runtime.languages import Language
+    from jubako.runtime.managed import ManagedSandbox
+    from jubako.runtime.result import RunResult
+
+__all__ = ["AsyncSandbox"]
+
+
+class AsyncSandbox:
+    """One isolated place to run code in. Enter it to make it; leaving it removes every trace.
+
+    Args:
+        boundary: Kind of wall, or ``auto`` for the strongest that works on this machine.
+        driver: A driver by name, instead of the boundary's first that works.
+        policy: What the code may touch: a Policy, a mapping, a file's path or a preset's name.
+        template: The root file system; ``host`` is the host's toolchain, read-only.
+        name: A name that no other live sandbox of this user has.
+        ttl: Seconds until it is destroyed, at most the policy's ``time.sandbox``.
+        labels: Free labels for lists and events.
+        runtime: The runtime that makes it. Without one it has its own, which is right for a few sandboxes.
+
+    Raises:
+        InvalidPolicyError: The policy is wrong.
+        InvalidRequestError: Another argument is.
+    """
+
+    def __init__(
+        self,
+        *,
+        boundary: str = "auto",
+        driver: str | None = None,
+        policy: PolicyLike = None,
+        template: str = "host",
+        name: str | None = None,
+        ttl: Seconds = None,
+        labels: Mapping[str, str] | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self._spec = build_spec(
+            boundary=boundary, driver=driver, policy=policy, template=template, name=name, labels=labels
+        )
+        self._ttl = ttl_seconds(ttl, self._spec.policy)
+        self._runtime = runtime
+        self._stack = AsyncExitStack()
+        self._managed: ManagedSandbox | None = None
+
+    async def start(self) -> None:
+        """Make the sandbox and start it; whoever calls this calls ``destroy``. Entering does both.
+
+        Raises PolicyNotEnforceableError when a required control would not hold here, and
+        DriverUnavailableError, LaunchError or NameTakenError; then nothing is left.
+        """
+        if self._managed is not None:
+            msg = "the sandbox was started before"
+            raise SandboxStateError(msg, hint="make a new one", details={"state": str(self.state), "call": "start"})
+        if self._runtime is None:
+            msg = "start needs a runtime that outlives the call"
+            raise SandboxStateError(
+                msg, hint="use `async with`, or pass runtime=", details={"state": str(self.state), "call": "start"}
+            )
+        self._managed = await self._runtime.create(self._spec, ttl=self._ttl)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            if self._runtime is None:
+                self._runtime = await stack.enter_async_context(Runtime())
+            await self.start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.destroy()
+        finally:
+            await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def id(self) -> str:
+        """The sandbox's id, as events and records name it."""
+        return self._live("id").id
+
+    @property
+    def state(self) -> SandboxState:
+        """Where it is in its life."""
+        return self._managed.lifecycle.state if self._managed is not None else SandboxState.PENDING
+
+    @property
+    def expires(self) -> datetime:
+        """When it will be destroyed by itself."""
+        return self._live("expires").expires
+
+    @property
+    def files(self) -> AsyncFiles:
+        """The files inside."""
+        return AsyncFiles(self._live("files"))
+
+    def card(self) -> Card:
+        """Return the card: the boundary, what the code may touch, and how far each control holds."""
+        return self._live("card").planned.card
+
+    async def run(
+        self,
+        code: str,
+        *,
+        language: str = "python",
+        timeout: Seconds = None,  # noqa: ASYNC109  # held by the driver on the host, and part of the result
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePosixPath | None = None,
+        stdin: bytes | str | None = None,
+        check: bool = False,
+    ) -> RunResult:
+        """Run a piece of code to its end and return everything about it.
+
+        Each call is a new program; files stay. A failing or killed program is a result, unless
+        ``check`` is true: then it raises CommandFailedError, ExecTimeoutError or OutputLimitError.
+
+        Args:
+            code: The source code.
+            language: ``python``, ``bash`` or ``node``; the interpreter must exist inside.
+            timeout: Seconds, at most the policy's ``time.exec``.
+            env: Variables besides the sandbox's own.
+            cwd: Where it starts; the workspace when left out.
+            stdin: Its input; empty when left out.
+            check: Whether anything but success is an error.
+        """
+        managed = self._live("run")
+        spoken = language_of_name(language)
+        policy = self._spec.policy
+        inline = len(code) <= INLINE_LIMIT and len(code.encode("utf-8", "surrogateescape")) <= INLINE_LIMIT
+        path = f"/tmp/run-{short_id(8)}{spoken.suffixes[0]}"  # noqa: S108  # a path inside
+        argv = spoken.command(code) if inline else spoken.file_command(path)
+        request = build_request(argv, policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin is not None)
+        with managed.losing("run"):
+            if not inline:
+                await self.files.write(path, code)
+            process = AsyncProcess(await managed.exec(request), managed)
+            result = await _finish(process, stdin)
+            if not inline:
+                with suppress(JubakoError):
+                    await self.files.remove(path)
+            if result.exit_code == 127 and result.message:
+                raise await self._absent(spoken, result)
+            with suppress(JubakoError):
+                result = replace(result, usage=await managed.usage())
+        return result.check() if check else result
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: Seconds = None,  # noqa: ASYNC109  # held by the driver on the host
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePosixPath | None = None,
+        stdin: bool = False,
+        tty: Terminal = False,
+        max_output: int | None = None,
+    ) -> AsyncProcess:
+        """Start a program and return it while it runs.
+
+        Args:
+            argv: Its name, looked up in the sandbox's PATH, and its arguments.
+            timeout: Seconds, at most the policy's ``time.exec``; then its whole tree is killed.
+            env: Variables besides the sandbox's own.
+            cwd: Where it starts; the workspace when left out.
+            stdin: Whether its input stays open for writing.
+            tty: Whether it gets a terminal, or the terminal's size.
+            max_output: Bytes of both outputs together, at most the policy's ``output.max_bytes``.
+        """
+        managed = self._live("exec")
+        request = build_request(
+            argv, self._spec.policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin, tty=tty, max_output=max_output
+        )
+        return AsyncProcess(await managed.exec(request), managed)
+
+    async def usage(self) -> Usage:
+        """Return what the sandbox has used so far."""
+        return await self._live("usage").usage()
+
+    async def connect(self, port: int) -> AsyncConnection:
+        """Open a stream to a TCP port on the sandbox's loopback. Raises GuestConnectionError."""
+        return AsyncConnection(await self._live("connect").connect(port))
+
+    async def pause(self) -> None:
+        """Freeze everything inside. Raises InvalidRequestError where the machine can't."""
+        await self._live("pause").pause()
+
+    async def resume(self) -> None:
+        """Let everything inside go on."""
+        await self._live("resume").resume()
+
+    async def stop(self, *, grace: float = 5.0) -> None:
+        """Ask everything inside to end, and end it after ``grace`` seconds. Files can't be read afterwards."""
+        await self._live("stop").stop(timedelta(seconds=grace))
+
+    async def destroy(self) -> None:
+        """Remove every trace of the sandbox, from any state; idempotent."""
+        if self._managed is not None:
+            await self._managed.destroy()
+
+    def _live(self, call: str) -> ManagedSandbox:
+        if self._managed is None:
+            msg = f"{call}: the sandbox is not started"
+            raise SandboxStateError(
+                msg, hint="enter it with a `with` statement first", details={"state": "pending", "call": call}
+            )
+        return self._managed
+
+    async def _absent(self, language: Language, result: RunResult) -> InvalidRequestError:
+        programs = {item.program: item.name for item in LANGUAGES.values()}
+        script = f"for p in {' '.join(programs)}; do command -v $p >/dev/null 2>&1 && echo $p; done"
+        request = build_request(("sh", "-c", script), self._spec.policy, max_output=1024)
+        managed = self._live("run")
+        found = await _finish(AsyncProcess(await managed.exec(request), managed), None)
+        present = [programs[line] for line in found.stdout.split() if line in programs]
+        msg = f"there is no {language.program} inside, so {language.name} can't run: {result.message}"
+        hint = f"languages present: {', '.join(present)}" if present else "the template has no known language"
+        return InvalidRequestError(msg, hint=hint, details={"language": language.name, "present": present})
+
+
+async def _finish(process: AsyncProcess, stdin: bytes | str | None) -> RunResult:
+    try:
+        return await process.result(stdin)
+    except BaseException:
+        with anyio.CancelScope(shield=True), suppress(JubakoError):
+            await process.kill()
+        raise

@@ -1,0 +1,220 @@
+"""The runtime: one owner of sandboxes, from its start to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
+
+from jubako._lib.ids import short_id
+from jubako._lib.paths import private_dir, state_dir
+from jubako.errors import JubakoError, PolicyNotEnforceableError, SandboxStateError, StoreError
+from jubako.events import LedgerRecovered, Recorder, SandboxRefused
+from jubako.runtime.managed import ManagedSandbox
+from jubako.runtime.owner import OwnerLock
+from jubako.runtime.planner import Planner
+from jubako.runtime.reaper import reap_dead_owners
+from jubako.sinks import Ledger
+from jubako.store import StateStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from jubako.boundary.registry import DriverRegistry
+    from jubako.events import EventData, Redactor, Sink
+    from jubako.policy import SandboxSpec
+    from jubako.sinks import LedgerRecovery
+
+__all__ = ["LEDGER", "Runtime"]
+
+LEDGER: Final = "ledger.jsonl"
+"""Name of the ledger in the state directory."""
+
+_DATABASE: Final = "state.db"
+_ATTEMPTS: Final = 8
+
+
+class Runtime:
+    """Makes, watches and removes sandboxes. Use it as an asynchronous context manager.
+
+    On entering it cleans up after owners that died; on leaving it destroys its sandboxes. Programs
+    that make many sandboxes share one; each ``AsyncSandbox`` without one has its own.
+
+    Args:
+        state: Where records, locks and the ledger are; ``$XDG_STATE_HOME/jubako`` when left out.
+        registry: The drivers that may be used; the installed ones when left out.
+        sinks: Where events go besides the ledger.
+        redactor: Takes known secrets out of events.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: Path | None = None,
+        registry: DriverRegistry | None = None,
+        sinks: Iterable[Sink] = (),
+        redactor: Redactor | None = None,
+    ) -> None:
+        self.planner = Planner(registry)
+        self._state = state
+        self._sinks = tuple(sinks)
+        self._redactor = redactor
+        self._sandboxes: dict[str, ManagedSandbox] = {}
+        self._open = False
+        self._lock: OwnerLock | None = None
+        self._store: StateStore | None = None
+        self._ledger: Ledger | None = None
+        self._recorder: Recorder | None = None
+        self._outer: TaskGroup | None = None
+        self._tasks: TaskGroup | None = None
+        self._leave = anyio.Event()
+
+    @property
+    def owner(self) -> str:
+        """The id under which this runtime's sandboxes are recorded."""
+        return self._ready()[0].owner
+
+    def sandboxes(self) -> tuple[ManagedSandbox, ...]:
+        """Return the sandboxes that this runtime has and has not destroyed, oldest first."""
+        return tuple(self._sandboxes.values())
+
+    async def __aenter__(self) -> Self:
+        self._outer = anyio.create_task_group()
+        await self._outer.__aenter__()
+        try:
+            self._acquire()
+            await self._reap()
+            self._tasks = await self._outer.start(self._host)
+        except BaseException:
+            self._leave.set()
+            await self._outer.__aexit__(None, None, None)
+            self._release()
+            raise
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        failures: list[JubakoError] = []
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                for sandbox in self.sandboxes():
+                    tasks.start_soon(self._destroy, sandbox, failures)
+        self._leave.set()
+        try:
+            if self._outer is not None:
+                # The body's own error must come out as it is, so the group isn't told of it.
+                await self._outer.__aexit__(None, None, None)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.planner.aclose()
+            self._release(clean=not failures)
+        if failures and error is None:
+            raise failures[0]
+
+    async def create(self, spec: SandboxSpec, *, ttl: float | None = None) -> ManagedSandbox:
+        """Make and start a sandbox that holds every required control, or leave nothing.
+
+        Raises PolicyNotEnforceableError, DriverUnavailableError, LaunchError, NameTakenError and
+        other errors below JubakoError.
+        """
+        lock, store, recorder, tasks = self._ready()
+        try:
+            planned = await self.planner.decide(spec)
+        except PolicyNotEnforceableError as error:
+            self._refused(recorder, error)
+            raise
+        sandbox_id = short_id()
+
+        def emit(data: EventData) -> None:
+            recorder.record(sandbox_id, data)
+
+        sandbox = ManagedSandbox(
+            sandbox_id,
+            planned,
+            ttl=spec.policy.time.sandbox if ttl is None else ttl,
+            directory=lock.directory / sandbox_id,
+            store=store,
+            tasks=tasks,
+            emit=emit,
+            on_gone=self._forget,
+        )
+        # One that can't be cleaned up after a failed launch stays here, and leaving tries again.
+        self._sandboxes[sandbox_id] = sandbox
+        await sandbox.launch(lock.owner)
+        return sandbox
+
+    def record(self, data: EventData) -> None:
+        """Record an event of the machine, which belongs to no sandbox."""
+        self._ready()[2].record(None, data)
+
+    def _forget(self, sandbox: ManagedSandbox) -> None:
+        if self._sandboxes.pop(sandbox.id, None) is not None and self._recorder is not None:
+            self._recorder.forget(sandbox.id)
+
+    async def _destroy(self, sandbox: ManagedSandbox, failures: list[JubakoError]) -> None:
+        try:
+            await sandbox.destroy(reason="the runtime ended")
+        except JubakoError as error:
+            failures.append(error)
+
+    @staticmethod
+    def _refused(recorder: Recorder, error: PolicyNotEnforceableError) -> None:
+        found = error.details.get("controls")
+        controls = [str(item["control"]) for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+        driver = str(error.details.get("driver", ""))
+        recorder.record(None, SandboxRefused(driver=driver, controls=tuple(controls), reason=error.message))
+
+    def _ready(self) -> tuple[OwnerLock, StateStore, Recorder, TaskGroup]:
+        if not self._open or not (self._lock and self._store and self._recorder and self._tasks):
+            msg = "the runtime is not open"
+            raise SandboxStateError(msg, hint="use it within `async with Runtime() as runtime:`")
+        return self._lock, self._store, self._recorder, self._tasks
+
+    async def _host(self, *, task_status: TaskStatus[TaskGroup]) -> None:
+        # Background work of sandboxes must outlive a cancelled caller until the sandbox is destroyed.
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                task_status.started(tasks)
+                await self._leave.wait()
+                tasks.cancel_scope.cancel()
+
+    def _acquire(self) -> None:
+        state = private_dir(self._state) if self._state is not None else state_dir()
+        run = private_dir(state / "run")
+        for _ in range(_ATTEMPTS):
+            self._lock = OwnerLock.acquire(run, short_id())
+            if self._lock is not None:
+                break
+        else:
+            msg = f"no owner lock can be taken in {run}"
+            raise StoreError(msg)
+        private_dir(self._lock.directory)
+        self._store = StateStore.open(state / _DATABASE)
+        found: list[LedgerRecovery] = []
+        self._ledger = Ledger(state / LEDGER, on_recovery=found.append)
+        self._recorder = Recorder(self._ledger, self._sinks, self._redactor)
+        for item in found:
+            self._recorder.record(None, LedgerRecovered(kind=item.kind, line=item.line, size=item.size))
+
+    async def _reap(self) -> None:
+        if self._lock is None or self._store is None or self._recorder is None:
+            return
+        await reap_dead_owners(self._lock, self._store, self.planner.registry, self._recorder)
+
+    def _release(self, *, clean: bool = True) -> None:
+        if self._store is not None:
+            self._store.close()
+        if self._ledger is not None:
+            self._ledger.close()
+        if self._lock is not None:
+            if clean:
+                self._lock.release()
+            else:
+                self._lock.abandon()  # the next start goes on where this one failed
