@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from jubako.boundary.contract import ExecRequest, TerminalSize
-from jubako.errors import InvalidRequestError
+from jubako.errors import InvalidPolicyError, InvalidRequestError
 from jubako.policy import Policy, SandboxSpec
 from jubako.runtime.process import terminal_size
 
@@ -31,11 +31,24 @@ def as_policy(policy: PolicyLike) -> Policy:
         return Policy()
     if isinstance(policy, Policy):
         return policy
-    from jubako.policy.load import load_policy, parse_policy
-
     if isinstance(policy, Mapping):
-        return parse_policy(policy)
+        return _policy_of(policy)
+    from jubako.policy.load import load_policy
+
     return load_policy(policy)
+
+
+def _policy_of(fields: Mapping[str, object]) -> Policy:
+    from pydantic import ValidationError
+
+    try:
+        return Policy.model_validate(dict(fields))
+    except ValidationError as error:
+        from jubako.policy.load import problems_of
+
+        problems = problems_of(error)
+        msg = "; ".join(problem.sentence("policy") for problem in problems)
+        raise InvalidPolicyError(msg, details={"problems": [problem.facts() for problem in problems]}) from error
 
 
 def build_spec(

@@ -23,8 +23,6 @@ GuestPath = str | PurePosixPath
 _T = TypeVar("_T")
 
 _UNBOUNDED: Final = 2**53
-_READ_LIMIT: Final = 64 * 1024 * 1024
-_LIST_LIMIT: Final = 100_000
 _MODE_LIMIT: Final = 0o1777
 
 
@@ -38,7 +36,7 @@ class AsyncFiles:
     def __init__(self, sandbox: ManagedSandbox) -> None:
         self._sandbox = sandbox
 
-    async def read(self, path: GuestPath, *, limit: int = _READ_LIMIT) -> bytes:
+    async def read(self, path: GuestPath, *, limit: int = 64 * 1024 * 1024) -> bytes:
         """Return the whole file. Raises FileTooLargeError when it is longer than ``limit`` bytes."""
         where = guest_path(path)
         with self._sandbox.using("files.read") as instance:
@@ -46,7 +44,7 @@ class AsyncFiles:
         self._transferred("out", where, len(data))
         return data
 
-    async def read_text(self, path: GuestPath, *, limit: int = _READ_LIMIT) -> str:
+    async def read_text(self, path: GuestPath, *, limit: int = 64 * 1024 * 1024) -> str:
         """Return the whole file as UTF-8 text. Raises FileTooLargeError, and ValueError when it isn't text."""
         return (await self.read(path, limit=limit)).decode("utf-8")
 
@@ -70,7 +68,7 @@ class AsyncFiles:
             await instance.files.write(where, content, mode=_mode(mode))
         self._transferred("in", where, len(content))
 
-    async def list(self, path: GuestPath = ".", *, recursive: bool = False, limit: int = _LIST_LIMIT) -> list[FileInfo]:
+    async def list(self, path: GuestPath = ".", *, recursive: bool = False, limit: int = 100_000) -> list[FileInfo]:
         """Return the entries of a directory sorted by path; links are shown, not followed.
 
         Raises FileTooLargeError when there are more than ``limit``.

@@ -40,7 +40,7 @@ class AsyncReader:
         self._lock = anyio.Lock(fast_acquire=True)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    async def receive(self, max_bytes: int = _CHUNK) -> bytes:
+    async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next bytes as soon as there are some, at most ``max_bytes``; ``b""`` at the end."""
         if self._line:
             chunk = bytes(self._line)
@@ -154,7 +154,7 @@ class AsyncConnection:
             msg = "the connection is closed"
             raise GuestConnectionError(msg) from error
 
-    async def receive(self, max_bytes: int = _CHUNK) -> bytes:
+    async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next bytes, at most ``max_bytes``; ``b""`` when the other side has finished."""
         try:
             return await self._raw.receive(max_bytes)
