@@ -58,7 +58,8 @@ class Case:
     """One thing to measure: the contestants, who is compared with whom, and how near he should come.
 
     ``target`` is the ratio to ``baseline`` that ``subject`` promises not to exceed. ``rounds`` scales
-    the number of rounds asked for: slow cases need fewer.
+    the number of rounds asked for: slow cases need fewer. ``amount`` is what one sample gets done, for
+    rates such as MB/s.
     """
 
     key: str
@@ -70,7 +71,8 @@ class Case:
     target: float | None = None
     rounds: float = 1.0
     warmups: int = 1
-    note: str = ""
+    amount: float = 0.0
+    amount_unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,14 @@ class Row:
     samples: Samples
     ratio: float | None = None
     target: float | None = None
+    amount: float = 0.0
+    amount_unit: str = ""
     error: str = ""
+
+    @property
+    def rate(self) -> float:
+        """How much of the amount is done a second, at the median; NaN where nothing is counted."""
+        return self.amount / self.samples.median * 1000 if self.amount and len(self.samples) else math.nan
 
     def as_json(self) -> dict[str, object]:
         """Return the row as JSON-able values."""
@@ -100,6 +109,8 @@ class Row:
             "n": len(self.samples),
             "ratio": None if self.ratio is None else round(self.ratio, 3),
             "target": self.target,
+            "rate": None if math.isnan(self.rate) else round(self.rate, 2),
+            "rate_unit": f"{self.amount_unit}/s" if self.amount else "",
             "error": self.error,
         }
 
@@ -155,6 +166,8 @@ def _rows(case: Case, samples: dict[str, Samples], errors: dict[str, str]) -> li
                 samples=own,
                 ratio=own.median / base if comparable else None,
                 target=case.target if contestant.name == case.subject else None,
+                amount=case.amount,
+                amount_unit=case.amount_unit,
                 error=errors.get(contestant.name, ""),
             )
         )
