@@ -1,0 +1,230 @@
+"""Making groups: one directory per hierarchy below a parent named ``jubako``, limits written and read back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from jubako.errors import LaunchError
+from jubako.linux.cgroup._files import Tree, read, write
+from jubako.linux.cgroup.group import Cgroup
+from jubako.linux.cgroup.limits import CONTROLLER, apply
+from jubako.linux.cgroup.model import Ability, CgroupSupport, Hierarchy, LimitResult, Limits, Mechanism, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "PARENT",
+    "CgroupManager",
+    "enable_controllers",
+    "list_groups",
+    "make_parents",
+    "make_places",
+    "only",
+]
+
+PARENT: Final = "jubako"
+"""Name of the directory that holds all our groups, in every hierarchy."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ATTEMPTS: Final = 5
+
+
+class CgroupManager:
+    """Makes groups as ``support`` (from ``probe_cgroups``) says this machine can."""
+
+    def __init__(self, support: CgroupSupport, tree: Tree | None = None) -> None:
+        self._support = support
+        self._tree = tree or Tree()
+
+    @property
+    def support(self) -> CgroupSupport:
+        """What this machine can do."""
+        return self._support
+
+    def create(self, name: str, limits: Limits) -> Cgroup:
+        """Make a group and hold every limit that ``support`` can hold, all or nothing.
+
+        ``results`` of the group lists each limit; those without a mechanism here have none there.
+
+        Raises:
+            LaunchError: A limit was refused or reads back differently, or the name is taken; nothing is left.
+        """
+        hierarchies = self._needed(limits)
+        if not hierarchies:
+            raise LaunchError("no cgroup hierarchy is usable here", details={"group": name})
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._create(name, limits, hierarchies)
+            except FileNotFoundError as error:
+                # First use, or another jubako removed the empty parent between our two steps.
+                if attempt == _ATTEMPTS - 1:
+                    msg = f"group {name} can't be made: {error.filename or ''} {error.strerror}"
+                    raise LaunchError(msg, details={"group": name}) from error
+                make_parents(hierarchies, self._tree)
+        raise AssertionError
+
+    def _create(self, name: str, limits: Limits, hierarchies: Iterable[Hierarchy]) -> Cgroup:
+        places = make_places(name, hierarchies, self._tree)
+        group = Cgroup(name, places, tree=self._tree)
+        try:
+            results = self._limit(places, limits)
+        except BaseException:
+            group.destroy()
+            raise
+        wrong = [item for item in results if item.mechanism is not None and item.error]
+        if wrong:
+            group.destroy()
+            text = "; ".join(f"{item.ability}: {item.error}" for item in wrong)
+            msg = f"limits were not taken: {text}"
+            raise LaunchError(msg, details={"group": name})
+        group.results = results
+        return group
+
+    def _limit(self, places: dict[str, Place], limits: Limits) -> tuple[LimitResult, ...]:
+        usable = only(limits, {ability for ability in Ability if self._own(ability)})
+        results = apply(places, usable, self._support.disks)
+        missing = limits.wanted().keys() - usable.wanted().keys()
+        return results + tuple(
+            LimitResult(ability, str(limits.wanted()[ability]), "", None, self._why_not(ability))
+            for ability in sorted(missing)
+        )
+
+    def _own(self, ability: Ability) -> bool:
+        return self._support.how.get(ability) in {Mechanism.V1, Mechanism.V2}
+
+    def _why_not(self, ability: Ability) -> str:
+        reason = self._support.reasons.get(ability)
+        return reason.text if reason else "not available here"
+
+    def _needed(self, limits: Limits) -> tuple[Hierarchy, ...]:
+        """Return the hierarchies worth a directory: those with a wanted limit, freezer and CPU meter."""
+        wanted = {CONTROLLER[ability][0] for ability in limits.wanted() if self._own(ability)}
+        wanted |= {"cpuacct", "freezer", "pids"}
+        return tuple(item for item in self._support.hierarchies if item.version == 2 or item.controllers & wanted)
+
+    def open(self, name: str) -> Cgroup:
+        """Return a group that exists already, perhaps not in all hierarchies, to watch or destroy it."""
+        return Cgroup(name, _places(_checked(name), self._support.hierarchies), tree=self._tree)
+
+    def names(self) -> frozenset[str]:
+        """Return the names of all groups below our parents, whoever made them."""
+        return list_groups(self._support)
+
+    def close(self) -> None:
+        """Remove the parents where nobody uses them; idempotent."""
+        for item in self._support.hierarchies:
+            with suppress(OSError):  # in use by others, or gone
+                self._tree.remove(f"{item.base}/{PARENT}")
+
+
+def only(limits: Limits, abilities: Iterable[Ability]) -> Limits:
+    """Return ``limits`` without those that are not among ``abilities``."""
+    kept = frozenset(abilities)
+    return Limits(
+        memory=limits.memory if Ability.MEMORY in kept else None,
+        swap=limits.swap if Ability.SWAP in kept else None,
+        processes=limits.processes if Ability.PROCESSES in kept else None,
+        cpus=limits.cpus if Ability.CPU in kept else None,
+        io_bytes_per_second=limits.io_bytes_per_second if Ability.IO in kept else None,
+    )
+
+
+def list_groups(support: CgroupSupport) -> frozenset[str]:
+    """Return the names of all groups below our parents in any hierarchy."""
+    names: set[str] = set()
+    for item in support.hierarchies:
+        with suppress(FileNotFoundError), os.scandir(f"{item.base}/{PARENT}") as entries:
+            names.update(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    return frozenset(names)
+
+
+def make_places(name: str, hierarchies: Iterable[Hierarchy], tree: Tree) -> dict[str, Place]:
+    """Make the group's directory in each hierarchy, all or none.
+
+    Raises:
+        FileNotFoundError: A parent is missing.
+        LaunchError: The name is taken, or a directory can't be made.
+    """
+    made: list[str] = []
+    places = _places(_checked(name), hierarchies)
+    try:
+        for path in dict.fromkeys(place.path for place in places.values()):
+            tree.make(path)
+            made.append(path)
+    except OSError as error:
+        for path in made:
+            with suppress(OSError):
+                tree.remove(path)
+        if isinstance(error, FileNotFoundError):
+            raise
+        msg = f"group {name} can't be made: {error.strerror}"
+        raise LaunchError(msg, details={"group": name, "errno": error.errno}) from error
+    return places
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name) or name.startswith("cgroup."):
+        msg = f"{name!r} is not a group name"
+        raise ValueError(msg)
+    return name
+
+
+def _places(name: str, hierarchies: Iterable[Hierarchy]) -> dict[str, Place]:
+    return {
+        controller: Place(item.version, f"{item.base}/{PARENT}/{name}")
+        for item in hierarchies
+        for controller in item.controllers
+    }
+
+
+def make_parents(hierarchies: Iterable[Hierarchy], tree: Tree) -> None:
+    """Make our parent directory in each hierarchy and hand v2 controllers down to it. Raises LaunchError."""
+    for item in hierarchies:
+        parent = f"{item.base}/{PARENT}"
+        try:
+            tree.make(parent)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            msg = f"{parent} can't be made: {error.strerror}"
+            raise LaunchError(msg, details={"errno": error.errno}) from error
+        if item.version == 2:
+            wanted = item.controllers - {""}
+            enable_controllers(item.base, wanted, tree)
+            with suppress(FileNotFoundError):  # removed under our hands; the caller tries again
+                enable_controllers(parent, wanted, tree)
+
+
+def enable_controllers(directory: str, wanted: Iterable[str], tree: Tree, *, may_move: bool = True) -> frozenset[str]:
+    """Hand ``wanted`` v2 controllers down to the children of ``directory``; return those that are.
+
+    A group with processes of its own can't hand controllers down. Where all of them are ours (a
+    delegated scope or service), they move to a sibling of our parent first.
+    """
+    path = f"{directory}/cgroup.subtree_control"
+    enabled = frozenset(read(path).split())
+    for controller in sorted(frozenset(wanted) - enabled):
+        try:
+            write(path, f"+{controller}")
+        except OSError as error:
+            if error.errno != errno.EBUSY or not may_move or not _step_aside(directory, tree):
+                continue
+            with suppress(OSError):
+                write(path, f"+{controller}")
+    return frozenset(read(path).split())
+
+
+def _step_aside(directory: str, tree: Tree) -> bool:
+    own = os.getpid()
+    if {int(line) for line in read(f"{directory}/cgroup.procs").split()} != {own}:
+        return False
+    target = f"{directory}/{PARENT}.self"
+    with suppress(FileExistsError):
+        tree.make(target)
+    write(f"{target}/cgroup.procs", str(own))
+    return True
