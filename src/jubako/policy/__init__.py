@@ -1,6 +1,7 @@
 """L1: what the code inside may touch."""
 
 from jubako.policy.controls import CONTROLS, Control
+from jubako.policy.load import invalid_policy, load_policy, loads_policy
 from jubako.policy.model import (
     AcceptWeaker,
     DataPolicy,
@@ -38,5 +39,8 @@ __all__ = [
     "SyscallPolicy",
     "TimePolicy",
     "WritableMount",
+    "invalid_policy",
+    "load_policy",
+    "loads_policy",
     "summarize",
 ]
