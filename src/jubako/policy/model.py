@@ -150,6 +150,15 @@ class FilePolicy(Model):
             raise ValueError(msg)
         return value
 
+    @model_validator(mode="after")
+    def _workspace_shows(self) -> Self:
+        work = PurePosixPath(self.workspace)
+        for index, path in enumerate(self.hide):
+            if work.is_relative_to(path):
+                context = {"path": path, "place": ("files", "hide", index)}
+                raise PydanticCustomError("hidden_workspace", "hiding {path} would hide the workspace", context)
+        return self
+
 
 class NetworkPolicy(Model):
     """net.*: where bytes may go. Only `off` exists until the egress broker does."""
