@@ -1,0 +1,20 @@
+"""L2: the host's side of the agent that runs inside every sandbox."""
+
+from jubako.guest.bundle import agent_file, bundle_agent
+from jubako.guest.config import AgentHello, LandlockConfig, SessionConfig, SessionHooks, SessionLimits
+from jubako.guest.process import GuestProcess
+from jubako.guest.session import GuestSession
+from jubako.guest.stream import SocketStream
+
+__all__ = [
+    "AgentHello",
+    "GuestProcess",
+    "GuestSession",
+    "LandlockConfig",
+    "SessionConfig",
+    "SessionHooks",
+    "SessionLimits",
+    "SocketStream",
+    "agent_file",
+    "bundle_agent",
+]

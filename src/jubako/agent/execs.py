@@ -1,0 +1,428 @@
+"""Programs: their pipes or terminal, their exit, and what is left of their output afterwards."""
+
+from __future__ import annotations
+
+import errno
+import posix
+import select
+import sys
+
+from . import core, spawn, tree, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+MAX_DETACHED = 64
+_END_OF_TRANSMISSION = b"\x04"
+_ORDER = sys.byteorder
+_KILL_PAUSE = 0.002
+
+
+class Output:
+    """One output of a program, read only as far as the host gave credit."""
+
+    def __init__(self, exec_: Exec, channel: int, fd: int) -> None:
+        self.exec = exec_
+        self.agent = exec_.agent
+        self.channel = channel
+        self.fd = fd
+        self.credit = exec_.agent.window
+        self.discard = False
+        self.told = False
+        """The host knows that no more comes."""
+        self.owed = 0
+        self._armed = False
+        self.arm()
+
+    def arm(self) -> None:
+        """Listen exactly while something can be done with what comes: a hang-up can't be masked."""
+        wanted = self.fd >= 0 and (self.credit > 0 or self.discard)
+        if wanted and not self._armed:
+            self.agent.watch_fd(self.fd, select.EPOLLIN, self._on_ready)
+        elif self._armed and not wanted:
+            self.agent.forget_fd(self.fd)
+        self._armed = wanted
+
+    def _on_ready(self, events: int) -> None:
+        self.read()
+
+    def read(self) -> bool:
+        """Read once. Returns whether there may be more to read now."""
+        if self.fd < 0:
+            return False
+        try:
+            if self.discard:
+                data = posix.read(self.fd, core.READ_CHUNK)
+            else:
+                data = posix.read(self.fd, min(self.credit, wire.MAX_DATA))
+        except BlockingIOError:
+            return False
+        except OSError:
+            # A terminal whose last user is gone answers EIO.
+            data = b""
+        if not data:
+            self.close()
+            return False
+        if not self.discard:
+            self.credit -= len(data)
+            self.owed -= len(data)
+            self.agent.send(wire.ERRDATA if self.channel else wire.DATA, self.exec.ident, data)
+            if self.credit <= 0:
+                self.arm()
+                return False
+            if self.exec.exited and self.owed <= 0:
+                self.exec.settle()
+        return True
+
+    def drain(self) -> int:
+        """Pass on what the pipe holds now, and return how much of it must wait for credit."""
+        self.owed = self.waiting()
+        while not self.discard and self.owed > 0 and self.credit > 0 and self.read():
+            pass
+        left = max(0, self.owed)
+        if left == 0 and self.credit > 0:
+            self.read()
+        return left
+
+    def waiting(self) -> int:
+        """Return how many bytes the pipe holds."""
+        if self.fd < 0 or self.discard:
+            return 0
+        import fcntl  # noqa: PLC0415  # loaded while the host answers HELLO
+
+        try:
+            answer: bytes = fcntl.ioctl(self.fd, 0x541B, b"\0\0\0\0")  # FIONREAD
+        except OSError:
+            return 0
+        return int.from_bytes(answer, _ORDER)
+
+    def drop(self) -> None:
+        """Read on, to nowhere: whoever holds the pipe must neither block nor die."""
+        self.discard = True
+        self.owed = 0
+        self.arm()
+
+    def tell(self) -> None:
+        """Say once that no more comes."""
+        if not self.told:
+            self.told = True
+            self.exec.send(wire.EOF, self.channel)
+
+    def close(self) -> None:
+        """Close the descriptor; idempotent."""
+        if self.fd >= 0:
+            if self._armed:
+                self.agent.forget_fd(self.fd)
+                self._armed = False
+            posix.close(self.fd)
+            self.fd = -1
+            self.exec.on_output_closed(self)
+
+
+class Input:
+    """A program's input, buffered up to the window that the host was given."""
+
+    def __init__(self, stream: core.Stream, fd: int, tty: bool) -> None:
+        self.stream = stream
+        self.agent = stream.agent
+        self.fd = fd
+        self.tty = tty
+        self._buffer = bytearray()
+        self._taken = 0
+        self._closing = False
+        self._armed = False
+
+    def feed(self, data: bytes) -> None:
+        if self.fd >= 0 and not self._closing:
+            self._buffer += data
+            self._pump()
+
+    def finish(self) -> None:
+        """Close once everything is written; a terminal is sent its end-of-file character instead."""
+        if self.fd >= 0 and not self._closing:
+            self._closing = True
+            if self.tty:
+                self._buffer += _END_OF_TRANSMISSION
+            self._pump()
+
+    def _on_ready(self, events: int) -> None:
+        self._pump()
+
+    def _pump(self) -> None:
+        try:
+            while self._buffer:
+                count = posix.write(self.fd, self._buffer[: wire.MAX_DATA])
+                del self._buffer[:count]
+                self._taken += count
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            self.stream.send(wire.DISCARD, 0)
+            return
+        if self._taken and not self._closing and (not self._buffer or self._taken >= self.agent.window // 4):
+            self.stream.send(wire.CREDIT, 0, self._taken)
+            self._taken = 0
+        if bool(self._buffer) != self._armed:
+            if self._buffer:
+                self.agent.watch_fd(self.fd, select.EPOLLOUT, self._on_ready)
+            else:
+                self.agent.forget_fd(self.fd)
+            self._armed = bool(self._buffer)
+        if self._closing and not self._buffer:
+            self.close()
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            if self._armed:
+                self.agent.forget_fd(self.fd)
+            posix.close(self.fd)
+            self.fd = -1
+            self._buffer.clear()
+
+
+class Exec(core.Stream):
+    """One program from EXEC to END."""
+
+    def __init__(self, agent: core.Agent, ident: int, execs: Execs) -> None:
+        core.Stream.__init__(self, agent, ident)
+        self.execs = execs
+        self.pid = 0
+        self.exited = False
+        self.tty = False
+        self.outputs: List[Output] = []
+        self.input: Optional[Input] = None
+
+    def open(self, argv: List[bytes], cwd: bytes, env: Dict[bytes, bytes], user: bytes, flags: int) -> None:
+        """Start the program with pipes. Raises SpawnError or OSError; nothing is left open then."""
+        identity = spawn.find_identity(user)
+        opened: List[int] = []
+        try:
+            out_r, out_w = self._pipe(opened)
+            err_r, err_w = self._pipe(opened)
+            in_r, in_w = self._pipe(opened) if flags & wire.FLAG_STDIN else (self.execs.spawner.null, -1)
+            pid = self.execs.spawner.start(argv, env, cwd, (in_r, out_w, err_w), identity=identity)
+        except BaseException:
+            for fd in opened:
+                posix.close(fd)
+            raise
+        for fd in opened:
+            if fd in (out_w, err_w, in_r):
+                posix.close(fd)
+        self._started(pid)
+        for fd in opened:
+            if fd in (out_r, err_r, in_w):
+                posix.set_blocking(fd, False)
+        self.outputs = [Output(self, 0, out_r), Output(self, 1, err_r)]
+        if in_w >= 0:
+            self.input = Input(self, in_w, tty=False)
+
+    def _pipe(self, opened: List[int]) -> Tuple[int, int]:
+        pair = posix.pipe2(posix.O_CLOEXEC)
+        opened.extend(pair)
+        return pair
+
+    def open_tty(
+        self, argv: List[bytes], cwd: bytes, env: Dict[bytes, bytes], user: bytes, size: Tuple[int, int]
+    ) -> None:
+        """Start the program on a terminal of its own; stderr ends at once."""
+        identity = spawn.find_identity(user)
+        master, slave = posix.openpty()
+        try:
+            self._set_size(master, size)
+            env.setdefault(b"TERM", b"xterm-256color")
+            name = posix.ttyname(slave).encode()
+            pid = self.execs.spawner.start(argv, env, cwd, (slave, slave, slave), name, identity)
+            second = posix.dup(master)
+        except BaseException:
+            posix.close(master)
+            raise
+        finally:
+            posix.close(slave)
+        posix.set_blocking(master, False)
+        self.tty = True
+        self._started(pid)
+        self.outputs = [Output(self, 0, master)]
+        self.send(wire.EOF, 1)
+        self.input = Input(self, second, tty=True)
+
+    def _set_size(self, fd: int, size: Tuple[int, int]) -> None:
+        import fcntl  # noqa: PLC0415
+        import termios  # noqa: PLC0415  # only terminals need it
+
+        rows, columns = size
+        packed = rows.to_bytes(2, _ORDER) + columns.to_bytes(2, _ORDER) + b"\0\0\0\0"
+        fcntl.ioctl(fd, termios.TIOCSWINSZ, packed)
+
+    def _started(self, pid: int) -> None:
+        self.pid = pid
+        self.execs.by_pid[pid] = self
+        self.execs.family.started(self.ident, pid)
+        self.send(wire.STARTED, pid)
+
+    def on_data(self, data: bytes) -> None:
+        if self.input is not None:
+            self.input.feed(data)
+
+    def on_eof(self) -> None:
+        if self.input is not None:
+            self.input.finish()
+
+    def on_credit(self, channel: int, amount: int) -> None:
+        for output in self.outputs:
+            if output.channel == channel:
+                output.credit += amount
+                output.arm()
+
+    def on_discard(self, channel: int) -> None:
+        for output in self.outputs:
+            if output.channel == channel and not output.discard:
+                output.drop()
+                if self.exited:
+                    self.settle()
+
+    def on_resize(self, rows: int, columns: int) -> None:
+        if self.tty and self.outputs[0].fd >= 0:
+            self._set_size(self.outputs[0].fd, (rows, columns))
+
+    def on_close(self) -> None:
+        """Losing interest in a program does not end it; KILL does."""
+        for channel in (0, 1):
+            self.on_discard(channel)
+
+    def on_exit(self, status: int, usage: Any) -> None:
+        """Report the exit at once; output that the program left in its pipes follows."""
+        self.execs.family.exited(self.ident)
+        if self.input is not None:
+            self.input.close()
+        pending = 0
+        for output in self.outputs:
+            pending += output.drain()
+        if status & 0x7F:
+            kind, value = wire.SIGNALLED, status & 0x7F
+        else:
+            kind, value = wire.EXITED, (status >> 8) & 0xFF
+        micro = 1000000
+        self.send(
+            wire.EXIT,
+            kind,
+            value,
+            pending,
+            int(usage.ru_utime * micro),
+            int(usage.ru_stime * micro),
+            usage.ru_maxrss * 1024,
+        )
+        # Only now: END must not overtake EXIT.
+        self.exited = True
+        self.settle()
+
+    def on_output_closed(self, output: Output) -> None:
+        output.tell()
+        if self.exited:
+            self.settle()
+
+    def settle(self) -> None:
+        """After the exit: once all that is owed was passed on, wait a little for stragglers, then end."""
+        if all(output.told for output in self.outputs):
+            self._finish()
+        elif all(output.told or output.owed <= 0 for output in self.outputs):
+            if self not in self.agent.timers:
+                self.agent.after(self, self.agent.drain, self._detach)
+
+    def _detach(self) -> None:
+        # A background child still holds the pipe: it may write on, but nobody listens any more.
+        for output in self.outputs:
+            if not output.told:
+                if output.owed > 0:
+                    return
+                output.tell()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.agent.timers.pop(self, None)
+        if self.input is not None:
+            self.input.close()
+        for output in self.outputs:
+            if output.fd >= 0:
+                output.drop()
+                self.execs.detach(output)
+        self.end()
+
+
+class Execs:
+    """All programs, reaping, and what SIGNAL and KILL do."""
+
+    def __init__(self, agent: core.Agent) -> None:
+        self.agent = agent
+        self.spawner = spawn.Spawner()
+        self.family = tree.Family()
+        self.by_pid: Dict[int, Exec] = {}
+        self._detached: List[Output] = []
+
+    def open(self, ident: int, fields: List[Any]) -> None:
+        """Serve EXEC."""
+        argv, cwd, pairs, user, flags, rows, columns = fields
+        env = dict(self.agent.env)
+        env.update(pairs)
+        # First, so that a reader of /proc/<pid>/environ meets it early.
+        env = {tree.MARKER: self.family.marker(ident), **env}
+        env[tree.MARKER] = self.family.marker(ident)
+        if not argv:
+            self.agent.send(wire.END, ident, wire.encode(wire.END, (wire.END_REFUSED, errno.EINVAL, "empty argv")))
+            return
+        cwd = self._absolute(cwd)
+        stream = Exec(self.agent, ident, self)
+        self.agent.streams[ident] = stream
+        try:
+            if flags & wire.FLAG_TTY:
+                stream.open_tty(argv, cwd, env, user or self.agent.user, (rows, columns))
+            else:
+                stream.open(argv, cwd, env, user or self.agent.user, flags)
+        except spawn.SpawnError as error:
+            stream.end(error.kind, error.number, error.text)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            stream.end(wire.END_NOT_EXECUTABLE, number, "no pipes or terminal for it: " + posix.strerror(number))
+
+    def _absolute(self, cwd: bytes) -> bytes:
+        if cwd.startswith(b"/"):
+            return cwd
+        return self.agent.workspace + b"/" + cwd if cwd else self.agent.workspace
+
+    def reap(self) -> None:
+        """Collect every dead child, ours and adopted ones."""
+        while True:
+            try:
+                pid, status, usage = posix.wait4(-1, posix.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            stream = self.by_pid.pop(pid, None)
+            if stream is not None:
+                stream.on_exit(status, usage)
+
+    def signal(self, target: int, number: int) -> Iterator[bool]:
+        """Serve SIGNAL: to the program and all its descendants."""
+        for proc in self.family.members(target):
+            tree.send_signal(proc.pid, number)
+        return
+        yield True  # a job is a generator
+
+    def kill(self, stream: core.JobStream, target: int) -> Iterator[bool]:
+        """Serve KILL: done when nothing of the exec is left."""
+        left = 0
+        for left in tree.kill_slices(self.family, target, 5.0):
+            if left:
+                self.agent.after(stream, _KILL_PAUSE, stream.step)
+                yield False
+        if left:
+            raise OSError(errno.EBUSY, "")
+
+    def detach(self, output: Output) -> None:
+        """Keep draining a pipe that background children hold; the oldest is closed when there are too many."""
+        self._detached = [item for item in self._detached if item.fd >= 0]
+        self._detached.append(output)
+        if len(self._detached) > MAX_DETACHED:
+            self._detached.pop(0).close()

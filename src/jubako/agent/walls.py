@@ -1,0 +1,70 @@
+"""The last walls, put up from inside before the host sends the first request.
+
+A driver whose tool can't mount a tmpfs with an inode limit, or that must leave the privilege to do
+so to the first process, lets the agent finish the job: private tmpfs mounts in a mount namespace of
+its own, then no capability at all, then the system call filter. Nothing but the agent has run inside
+until then, and the host checks the result from outside before it goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import posix
+from _struct import pack
+
+from . import native
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable
+
+CLONE_NEWNS = 0x00020000
+MS_NOSUID, MS_NODEV = 2, 4
+PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 22, 23, 24, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECCOMP_MODE_FILTER = 2
+CAPABILITY_VERSION_3 = 0x20080522
+LAST_CAPABILITY = 63
+
+
+def mount_private(mounts: "Iterable[bytes]") -> None:
+    """Mount a tmpfs for each ``path NUL options``. Raises OSError naming the path.
+
+    A mount namespace of our own is needed: the one that the launcher made belongs to the user
+    namespace above ours, where our capabilities count for nothing.
+    """
+    wanted = [entry.split(b"\0", 1) for entry in mounts]
+    if not wanted:
+        return
+    native.call("unshare", CLONE_NEWNS)
+    for path, options in wanted:
+        try:
+            native.call("mount", b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, options)
+        except OSError as error:
+            code = error.errno or errno.EIO
+            raise OSError(code, "tmpfs on " + path.decode("utf-8", "replace") + ": " + posix.strerror(code)) from None
+
+
+def drop_capabilities() -> None:
+    """Empty all five capability sets. Raises OSError if one can't be emptied."""
+    native.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for capability in range(LAST_CAPABILITY + 1):
+        try:
+            held = native.call("prctl", PR_CAPBSET_READ, capability, 0, 0, 0)
+        except OSError:
+            break  # the kernel knows no further ones
+        if held:
+            native.call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+    native.call("capset", pack("II", CAPABILITY_VERSION_3, 0), bytes(24))
+
+
+def load_filter(program: bytes) -> None:
+    """Put this process and all that it starts behind a seccomp filter. Raises OSError.
+
+    ``program`` is an array of ``struct sock_filter``, eight bytes each.
+    """
+    from array import array
+
+    memory = array("B", program)
+    address, size = memory.buffer_info()
+    native.call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pack("HxxxxxxP", size // 8, address), 0, 0)

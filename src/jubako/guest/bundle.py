@@ -1,0 +1,127 @@
+"""The agent as one file for a given interpreter, built once and kept in the user's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from jubako.errors import LaunchError
+from jubako.guest import _compile
+
+__all__ = ["agent_file", "bundle_agent"]
+
+_AGENT: Final = Path(__file__).resolve().parent.parent / "agent"
+_BUILD_SECONDS: Final = 60.0
+_MAX_BUNDLE: Final = 4 * 1024 * 1024
+_REMOTE: Final = (
+    "import sys, json\n"
+    "text, sources = json.load(sys.stdin)\n"
+    "scope = {'__name__': 'bundle'}\n"
+    "exec(compile(text, '<bundle>', 'exec'), scope)\n"
+    "sys.stdout.buffer.write(scope['compile_bundle'](sources))\n"
+)
+
+
+def bundle_agent(python: str = sys.executable) -> bytes:
+    """Return the agent as the bytes of one ``.pyc`` for ``python``.
+
+    Raises:
+        LaunchError: The interpreter can't be run or is too old.
+    """
+    return agent_file(python).read_bytes()
+
+
+def agent_file(python: str = sys.executable) -> Path:
+    """Return the path of the cached ``.pyc`` for ``python``, building it first when needed.
+
+    The file and its directory belong to this user and nobody else can write them.
+    """
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(_AGENT.glob("*.py"))}
+    text = Path(_compile.__file__).read_text(encoding="utf-8")
+    interpreter = os.path.realpath(python)
+    same = interpreter == os.path.realpath(sys.executable)
+    digest = hashlib.sha256(json.dumps([text, sources, _fingerprint(interpreter, same=same)]).encode()).hexdigest()
+    directory = _cache_directory()
+    path = directory / f"agent-{digest[:32]}.pyc"
+    if not _trusted(path):
+        data = _compile.compile_bundle(sources) if same else _compile_elsewhere(interpreter, text, sources)
+        _install(directory, path, data)
+    return path
+
+
+def _fingerprint(interpreter: str, *, same: bool) -> list[str]:
+    if same:
+        return [sys.implementation.cache_tag or "", importlib.util.MAGIC_NUMBER.hex()]
+    try:
+        status = os.stat(interpreter)
+    except OSError as error:
+        raise LaunchError(f"the interpreter {interpreter} can't be used: {error.strerror}") from error
+    return [interpreter, str(status.st_size), str(status.st_mtime_ns), str(status.st_ino)]
+
+
+def _cache_directory() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    directory = root / "jubako"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
+    except OSError as error:
+        raise LaunchError(f"no cache directory {directory}: {error.strerror}") from error
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        # Whoever can write here could run code of theirs as the first process of every sandbox.
+        raise LaunchError(f"{directory} can be written by others", hint="remove it or set XDG_CACHE_HOME")
+    return directory
+
+
+def _trusted(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_uid == os.geteuid()
+        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        and 0 < status.st_size <= _MAX_BUNDLE
+    )
+
+
+def _compile_elsewhere(interpreter: str, text: str, sources: dict[str, str]) -> bytes:
+    try:
+        done = subprocess.run(
+            [interpreter, "-I", "-S", "-B", "-c", _REMOTE],
+            input=json.dumps([text, sources]).encode(),
+            capture_output=True,
+            timeout=_BUILD_SECONDS,
+            check=True,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        detail = getattr(error, "stderr", None) or b""
+        message = f"{interpreter} can't build the agent: {detail.decode('utf-8', 'replace')[-500:] or error}"
+        raise LaunchError(message, hint="the guest needs Python 3.8 or later") from error
+    return done.stdout
+
+
+def _install(directory: Path, path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".agent-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            # Readable by all: a sandbox may run it as another user.
+            os.fchmod(file.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise

@@ -1,0 +1,88 @@
+"""What a session is given, and what it learns about the agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["AgentHello", "LandlockConfig", "SessionConfig", "SessionHooks", "SessionLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class LandlockConfig:
+    """Paths inside for the second wall; one that does not exist there is skipped.
+
+    ``readable`` paths can be read and executed below, ``writable`` ones do everything but make device
+    nodes. Directories and single files may be listed. With ``required`` the session does not open
+    unless the wall stands.
+    """
+
+    readable: tuple[str, ...] = ("/",)
+    writable: tuple[str, ...] = ()
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """Bounds of a session. ``window`` is the credit per channel in bytes; times are grace periods."""
+
+    window: int = 262144
+    streams: int = 256
+    drain: timedelta = timedelta(milliseconds=250)
+    """How long output of background children is still passed on after the program's exit."""
+    handshake: timedelta = timedelta(seconds=30)
+    kill: timedelta = timedelta(seconds=10)
+    """How long the agent may take to confirm that a tree is dead before the sandbox is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """What the agent is told. ``rlimits`` maps Linux RLIMIT numbers to (soft, hard); -1 is unlimited."""
+
+    workspace: PurePosixPath = PurePosixPath("/workspace")
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    path: str = "/usr/local/bin:/usr/bin:/bin"
+    user: str = ""
+    rlimits: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    landlock: LandlockConfig | None = None
+    on_limit: Literal["truncate", "kill"] = "truncate"
+    limits: SessionLimits = field(default_factory=SessionLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHello:
+    """What the agent said about itself: reported from inside, so not to be relied on for a control.
+
+    ``landlock_abi`` is 0 where the kernel has none; ``landlock_note`` says why it was not applied.
+    """
+
+    protocol: int
+    agent: str
+    python: str
+    pid: int
+    uid: int
+    features: frozenset[str]
+    landlock_abi: int
+    landlock: bool
+    landlock_note: str
+
+
+class SessionHooks(Protocol):
+    """What a session asks of its driver. All three are plain calls, quick, and don't raise."""
+
+    def limit_counters(self) -> Mapping[str, int]:
+        """Return how often each control was run into so far, by control id."""
+        ...
+
+    def on_violation(self, rule: str) -> None:
+        """Note that the guest broke the protocol; called once, before ``kill_instance``."""
+        ...
+
+    def kill_instance(self) -> None:
+        """Kill everything inside; idempotent."""
+        ...

@@ -1,0 +1,160 @@
+"""The host's state machine over guest frames: no input or output of its own, every step bounded.
+
+``Machine.feed`` takes whatever bytes arrived and raises ``ViolationError`` at the first frame that
+breaks a rule. Memory is bounded by what the host itself asked for: data only under credit that the
+host gave, every other message at most as often as the request's kind allows.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from jubako.errors import LimitError
+from jubako.guest.exchange import Exchange, Latch
+from jubako.guest.wire import (
+    GUEST_MESSAGES,
+    HEADER,
+    MAX_GUEST_PAYLOAD,
+    Field,
+    Fields,
+    Message,
+    Rule,
+    ViolationError,
+    decode,
+    encode,
+    frame,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from jubako.errors import JubakoError
+
+__all__ = ["Machine"]
+
+_LAST_STREAM: Final = 2**32 - 1
+_MESSAGES: Final[Mapping[int, Message]] = MappingProxyType({int(message): message for message in Message})
+
+
+class Machine:
+    """One session: handshake, streams, frames.
+
+    ``send`` takes whole frames for the guest. ``window`` is the credit of each channel of each
+    stream, ``max_streams`` bounds the requests that are open at once.
+    """
+
+    def __init__(self, send: Callable[[bytes], None], *, window: int, max_streams: int) -> None:
+        self.window = window
+        self.hello: Fields | None = None
+        self.ready: Fields | None = None
+        self.bye: Fields | None = None
+        self.changed = Latch()
+        """Set at HELLO; replaced by a new one for READY."""
+        self.configured = False
+        self.streams: dict[int, Exchange] = {}
+        self._send = send
+        self._max_streams = max_streams
+        self._next = 1
+        self._buffer = b""
+
+    # -- host to guest ----------------------------------------------------------------------
+
+    def configure(self, fields: Sequence[Field]) -> None:
+        """Answer HELLO."""
+        self.configured = True
+        self.changed = Latch()
+        self.send(Message.CONFIG, 0, fields)
+
+    def send(self, kind: Message, stream: int, fields: Sequence[Field] = ()) -> None:
+        """Send one control message."""
+        self._send(frame(kind, stream, encode(kind, fields)))
+
+    def send_data(self, stream: int, data: bytes) -> None:
+        """Send bytes under credit that the caller has checked."""
+        self._send(frame(Message.DATA, stream, data))
+
+    def open(self, exchange: Exchange, payload: bytes) -> None:
+        """Open a stream for a request.
+
+        Raises:
+            LimitError: Too many requests are open, or the session has used up its stream numbers.
+        """
+        if len(self.streams) >= self._max_streams or self._next > _LAST_STREAM:
+            raise LimitError(
+                f"{len(self.streams)} requests are open in this sandbox", details={"limit": self._max_streams}
+            )
+        exchange.bind(self, self._next)
+        self.streams[self._next] = exchange
+        self._next += 1
+        self._send(frame(exchange.request, exchange.ident, payload))
+
+    def abort(self, error: JubakoError) -> None:
+        """End every open stream because the session is over."""
+        streams = list(self.streams.values())
+        self.streams.clear()
+        for stream in streams:
+            stream.fail(error)
+
+    # -- guest to host ----------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> int:
+        """Take bytes from the guest; return how many whole frames were handled.
+
+        Raises:
+            ViolationError: A frame broke a rule. The machine must not be fed again.
+        """
+        buffer = self._buffer + data if self._buffer else data
+        size = len(buffer)
+        at = 0
+        count = 0
+        header = HEADER.size
+        while size - at >= header:
+            length, kind, ident = HEADER.unpack_from(buffer, at)
+            # Checked on the header alone, so that no more than one frame is ever kept.
+            if length > MAX_GUEST_PAYLOAD:
+                raise ViolationError(Rule.FRAME_SIZE)
+            message = _MESSAGES.get(kind)
+            if message is None:
+                raise ViolationError(Rule.FRAME_TYPE)
+            if message not in GUEST_MESSAGES:
+                raise ViolationError(Rule.FRAME_DIRECTION)
+            end = at + header + length
+            if end > size:
+                break
+            self._handle(message, ident, buffer[at + header : end])
+            at = end
+            count += 1
+        self._buffer = buffer[at:] if at else buffer
+        return count
+
+    def _handle(self, message: Message, ident: int, payload: bytes) -> None:
+        if ident == 0:
+            self._handle_session(message, payload)
+            return
+        stream = self.streams.get(ident)
+        if stream is None:
+            raise ViolationError(Rule.STREAM_ENDED if ident < self._next else Rule.STREAM_UNKNOWN)
+        if message is Message.DATA:
+            stream.on_data(0, payload)
+        elif message is Message.ERRDATA:
+            stream.on_data(1, payload)
+        else:
+            stream.on_message(message, decode(message, payload), len(payload))
+            if message is Message.END:
+                self.streams.pop(ident, None)
+
+    def _handle_session(self, message: Message, payload: bytes) -> None:
+        if message in {Message.DATA, Message.ERRDATA} or self.bye is not None:
+            raise ViolationError(Rule.SESSION_STATE)
+        fields = decode(message, payload)
+        if message is Message.HELLO and self.hello is None:
+            self.hello = fields
+            self.changed.set()
+        elif message is Message.READY and self.configured and self.ready is None:
+            self.ready = fields
+            self.changed.set()
+        elif message is Message.BYE and self.hello is not None:
+            self.bye = fields
+        else:
+            raise ViolationError(Rule.SESSION_STATE)

@@ -1,0 +1,489 @@
+"""One session with one agent: the background reader and writer, and what callers can ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from jubako.boundary.contract import ExecRequest, Usage
+from jubako.errors import (
+    GuestConnectionError,
+    InstanceLostError,
+    InvalidRequestError,
+    JubakoError,
+    LaunchError,
+    ProtocolError,
+)
+from jubako.guest.config import AgentHello, SessionConfig, SessionHooks
+from jubako.guest.exchange import CallExchange, ConnectExchange, Exchange, ExecExchange, ReplyExchange
+from jubako.guest.files import GuestFiles
+from jubako.guest.machine import Machine
+from jubako.guest.ports import PortStream
+from jubako.guest.process import GuestProcess, check_size
+from jubako.guest.text import printable
+from jubako.guest.wire import (
+    MAX_DATA,
+    MAX_HOST_PAYLOAD,
+    PROTOCOL,
+    EndKind,
+    Field,
+    Message,
+    ViolationError,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from jubako.boundary.contract import Files
+
+__all__ = ["GuestSession"]
+
+_log: Final = logging.getLogger(__name__)
+_CHUNK: Final = 262144
+_BACKLOG: Final = 1048576
+"""Bytes waiting for the guest above which callers wait before they add more."""
+_FLAG_STDIN: Final = 1
+_FLAG_TTY: Final = 2
+_UNLIMITED: Final = 2**64 - 1
+_STOP_MARGIN: Final = 5.0
+
+
+class _Stream(Protocol):
+    """What a session needs of its byte stream; ``send_nowait`` and ``close`` are used where present."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes: ...
+    async def send(self, item: bytes) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+class GuestSession:
+    """A session with an agent that is ready to serve; made by ``open``."""
+
+    def __init__(self, stream: _Stream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> None:
+        self.config = config
+        self.closed = anyio.Event()
+        self.failure: JubakoError | None = None
+        self._stream = stream
+        self._send_nowait = getattr(stream, "send_nowait", None)
+        self._tasks = tasks
+        self._hooks = hooks
+        self._scope = anyio.CancelScope()
+        self._over = False
+        self._stopping = False
+        self._running = 0
+        self._pending: deque[bytes] = deque()
+        self._pending_size = 0
+        self._wake = anyio.Event()
+        self._room = anyio.Event()
+        limits = config.limits
+        self.machine = Machine(self._send, window=limits.window, max_streams=limits.streams)
+        self._files = GuestFiles(self)
+
+    # -- opening and closing ------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, stream: _Stream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> Self:
+        """Return a session whose agent has answered and is ready.
+
+        Raises:
+            LaunchError: The agent died, was silent for too long, or could not do what ``config`` requires.
+            ProtocolError: The guest broke the protocol.
+        """
+        session = cls(stream, tasks=tasks, config=config, hooks=hooks)
+        tasks.start_soon(session._run, name="jubako guest session")
+        try:
+            with anyio.fail_after(config.limits.handshake.total_seconds()):
+                await session._handshake()
+        except TimeoutError as error:
+            await session.aclose()
+            raise LaunchError("the agent did not answer in time") from error
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await session.aclose()
+            raise
+        return session
+
+    async def _handshake(self) -> None:
+        machine = self.machine
+        await machine.changed.wait()
+        self._check_start()
+        hello = cast("tuple[int, str, str, int, int]", machine.hello)
+        if hello[0] != PROTOCOL:
+            raise LaunchError(
+                f"the agent speaks protocol {hello[0]}, this host {PROTOCOL}", hint="rebuild the agent for this version"
+            )
+        machine.configure(self._config_fields())
+        await machine.changed.wait()
+        self._check_start()
+        features, abi, applied, note = cast("tuple[list[bytes], int, int, str]", machine.ready)
+        names = frozenset(name.decode("ascii", "replace") for name in features)
+        self._hello = AgentHello(*hello, names, abi, bool(applied), printable(note))
+        if self.config.landlock is not None and self.config.landlock.required and not applied:
+            raise LaunchError(f"the second wall around files could not be built: {printable(note)}")
+
+    def _check_start(self) -> None:
+        if self.failure is not None:
+            if isinstance(self.failure, ProtocolError):
+                raise self.failure
+            raise LaunchError(f"the agent did not start: {self.failure.message}") from self.failure
+
+    def _config_fields(self) -> Sequence[Field]:
+        config = self.config
+        landlock = config.landlock
+        env = {"PATH": config.path, **config.env}
+        rlimits = [
+            value if value >= 0 else _UNLIMITED
+            for number, pair in sorted(config.rlimits.items())
+            for value in (number, *pair)
+        ]
+        return (
+            str(config.workspace).encode(),
+            config.user.encode(),
+            _pairs(env),
+            rlimits,
+            0 if landlock is None else 2 if landlock.required else 1,
+            [path.encode() for path in landlock.readable] if landlock else [],
+            [path.encode() for path in landlock.writable] if landlock else [],
+            config.limits.window,
+            config.limits.streams,
+            round(config.limits.drain.total_seconds() * 1000),
+        )
+
+    async def shutdown(self, grace: timedelta) -> None:
+        """Ask everything inside to end (SIGTERM), then end it; afterwards the session is closed.
+
+        The agent itself ends too. Returns after ``grace`` and a short margin at the latest, also
+        when the agent does not answer; whether everything is dead is for the driver to see.
+        """
+        seconds = max(0.0, grace.total_seconds())
+        if not self._over:
+            self._stopping = True
+            self.machine.send(Message.SHUTDOWN, 0, (min(round(seconds * 1000), 2**32 - 1),))
+            with anyio.move_on_after(seconds + _STOP_MARGIN):
+                await self.closed.wait()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the stream, upon which the agent kills everything and exits; idempotent."""
+        self._finish(None)
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._stream.aclose()
+        await checkpoint()
+
+    # -- background ---------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Read and write until the session is over. Nothing escapes but cancellation."""
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._write_loop)
+                    await self._read_loop()
+        finally:
+            self._finish(InstanceLostError("the session with the sandbox was ended"))
+
+    async def _read_loop(self) -> None:
+        receive, feed = self._stream.receive, self.machine.feed
+        try:
+            while True:
+                feed(await receive(_CHUNK))
+        except ViolationError as error:
+            self._finish(error)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            self._lost()
+        self._scope.cancel()
+
+    async def _write_loop(self) -> None:
+        try:
+            while True:
+                while self._pending:
+                    data = self._pending.popleft()
+                    await self._stream.send(data)
+                    self._pending_size -= len(data)
+                    if self._pending_size <= _BACKLOG:
+                        self._room.set()
+                self._wake = anyio.Event()
+                await self._wake.wait()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            # The reader sees the end as well, after what the guest still had to say.
+            pass
+
+    def _lost(self) -> None:
+        bye = self.machine.bye
+        text = printable(str(bye[1])) if bye is not None else ""
+        message = "the sandbox was stopped" if bye is not None else "the sandbox died"
+        self._finish(InstanceLostError(f"{message}: {text}" if text else message))
+
+    def _finish(self, error: JubakoError | None) -> None:
+        """End the session once: everybody who waits learns why."""
+        if self._over:
+            return
+        self._over = True
+        if not self._stopping or isinstance(error, ProtocolError):
+            self.failure = error
+        self.machine.abort(error or InstanceLostError("the session with the sandbox was closed"))
+        # Wakes ``open`` if it still waits for the handshake.
+        self.machine.changed.set()
+        self._pending.clear()
+        self._room.set()
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+        if isinstance(error, ViolationError):
+            _log.warning("agent protocol violation: %s", error.rule)
+            self._guard(self._hooks.on_violation, str(error.rule))
+            self._guard(self._hooks.kill_instance)
+        self.closed.set()
+
+    def _guard(self, hook: Callable[..., object], *args: str) -> None:
+        """Call a hook whose failure must not keep the session from ending."""
+        try:
+            hook(*args)
+        except Exception:  # the session is over either way; the driver's bug is logged, not hidden
+            _log.exception("a session hook failed")
+
+    # -- sending ------------------------------------------------------------------------------
+
+    def _send(self, data: bytes) -> None:
+        """Send a whole frame now, or queue what the kernel does not take."""
+        if self._over:
+            return
+        if not self._pending and self._pending_size == 0 and self._send_nowait is not None:
+            try:
+                count = self._send_nowait(data)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return
+            if count == len(data):
+                return
+            data = data[count:]
+        self._pending.append(data)
+        self._pending_size += len(data)
+        self._wake.set()
+
+    async def _wait_for_room(self) -> None:
+        while self._pending_size > _BACKLOG and not self._over:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    async def send_data(self, exchange: Exchange, data: bytes | memoryview) -> None:
+        """Send bytes on a stream as far and as fast as the guest gives credit.
+
+        Raises:
+            anyio.BrokenResourceError: The guest takes no more.
+        """
+        outbox = exchange.outbox
+        view = memoryview(data)
+        while view:
+            if outbox is not None and not outbox.broken:
+                await outbox.wait()
+            if outbox is None or outbox.broken or exchange.is_over:
+                raise exchange.failure or anyio.BrokenResourceError
+            await self._wait_for_room()
+            part = view[: min(outbox.credit, MAX_DATA)]
+            outbox.credit -= len(part)
+            self.machine.send_data(exchange.ident, bytes(part))
+            view = view[len(part) :]
+
+    # -- requests -----------------------------------------------------------------------------
+
+    @property
+    def hello(self) -> AgentHello:
+        """What the agent said about itself."""
+        return self._hello
+
+    @property
+    def files(self) -> Files:
+        """Files inside."""
+        return self._files
+
+    def check_open(self) -> None:
+        """Raise the reason if the session is over."""
+        if self._over or self._stopping:
+            raise self.failure or InstanceLostError("the session with the sandbox is closed")
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the driver's limit counters; none when it fails."""
+        try:
+            return dict(self._hooks.limit_counters())
+        except Exception:  # a cgroup may vanish under a dying sandbox; the exit itself is still true
+            _log.exception("limit counters can't be read")
+            return {}
+
+    def open_exchange(self, exchange: Exchange, fields: Sequence[Field]) -> None:
+        """Open a stream. Raises InvalidRequestError when a field is out of bounds."""
+        self.check_open()
+        try:
+            payload = encode(exchange.request, fields)
+        except ValueError as error:
+            raise InvalidRequestError(str(error)) from error
+        self.machine.open(exchange, payload)
+
+    async def call(self, request: Message, fields: Sequence[Field]) -> tuple[EndKind, int, str]:
+        """Make a request that is answered by END alone."""
+        exchange = CallExchange(request)
+        self.open_exchange(exchange, fields)
+        return await self.finish(exchange)
+
+    async def finish(self, exchange: Exchange) -> tuple[EndKind, int, str]:
+        """Return how a request ended; closes it when the caller is cancelled."""
+        try:
+            await exchange.done.wait()
+        except BaseException:
+            exchange.close()
+            raise
+        if exchange.end is None:
+            raise exchange.failure or InstanceLostError("the sandbox died")
+        return exchange.end
+
+    async def exec(self, request: ExecRequest) -> GuestProcess:
+        """Start a program and return it once it runs, or once it is clear that it can't.
+
+        Raises:
+            InvalidRequestError: The request is malformed, or its user is not allowed.
+            InstanceLostError: The sandbox died.
+        """
+        self.check_open()
+        fields = _exec_fields(request)
+        process = GuestProcess(self, request, self.counters())
+        exchange = process.exchange
+        try:
+            payload = encode(Message.EXEC, fields)
+        except ValueError as error:
+            raise InvalidRequestError(str(error)) from error
+        await self._wait_for_room()
+        self.check_open()
+        if len(payload) > MAX_HOST_PAYLOAD:
+            process.refuse(126, f"{request.argv[0][:200]}: argument list too long", 0)
+            exchange.bind(self.machine, 0)
+            exchange.end = (EndKind.NOT_EXECUTABLE, 0, "")
+            exchange.finish_unopened()
+            process.attach()
+            return process
+        self.machine.open(exchange, payload)
+        process.attach()
+        try:
+            await exchange.opened.wait()
+        except BaseException:
+            exchange.close()
+            self.kill_soon(exchange)
+            raise
+        if exchange.end is None and exchange.failure is not None:
+            raise exchange.failure
+        process.settle()
+        if request.timeout is not None and exchange.started:
+            self._tasks.start_soon(process.enforce_timeout, request.timeout.total_seconds())
+        return process
+
+    def kill_soon(self, exchange: ExecExchange) -> None:
+        """Kill a program's tree without waiting, e.g. because the caller was cancelled."""
+        if not self._over:
+            # Sent now, so that it happens even if the background task never runs.
+            call = CallExchange(Message.KILL)
+            self.machine.open(call, encode(Message.KILL, (exchange.ident,)))
+            self._tasks.start_soon(self._confirm_kill, call)
+
+    async def kill_tree(self, exchange: ExecExchange) -> None:
+        """Kill a program's tree and return when it is gone; kills the sandbox if that takes too long."""
+        if not self._over:
+            call = CallExchange(Message.KILL)
+            self.machine.open(call, encode(Message.KILL, (exchange.ident,)))
+            await self._confirm_kill(call)
+            if not self._over:
+                await exchange.exited.wait()
+
+    async def _confirm_kill(self, call: CallExchange) -> None:
+        with anyio.move_on_after(self.config.limits.kill.total_seconds()):
+            await call.done.wait()
+        if self._over or (call.end is not None and call.end[0] is EndKind.OK):
+            return
+        # control: process.kill-tree
+        self._finish(InstanceLostError("programs inside could not be ended, so the sandbox was killed"))
+        self._guard(self._hooks.kill_instance)
+        self._scope.cancel()
+
+    async def connect(self, port: int) -> PortStream:
+        """Open a stream to a TCP port on the guest's loopback. Raises GuestConnectionError."""
+        if not 1 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
+            raise InvalidRequestError(f"{port} is not a TCP port", details={"port": port})
+        exchange = ConnectExchange()
+        self.open_exchange(exchange, (port,))
+        try:
+            await exchange.opened.wait()
+        except BaseException:
+            exchange.close()
+            raise
+        if exchange.connected:
+            return PortStream(self, exchange)
+        if exchange.end is None:
+            raise exchange.failure or InstanceLostError("the sandbox died")
+        raise GuestConnectionError(
+            f"nothing inside accepts connections on port {port}", details={"port": port, "errno": exchange.end[1]}
+        )
+
+    async def usage(self) -> Usage:
+        """Return what the agent reports; a driver that can measure from outside should do that."""
+        exchange = ReplyExchange(Message.USAGE, Message.USED)
+        self.open_exchange(exchange, ())
+        await self.finish(exchange)
+        if exchange.reply is None:
+            raise InstanceLostError("the agent could not report usage")
+        cpu, memory, processes, disk = cast("tuple[int, int, int, int]", exchange.reply)
+        return Usage(
+            at=datetime.now(UTC),
+            cpu=timedelta(microseconds=min(cpu, 10**17)),
+            memory=memory,
+            memory_peak=None,
+            processes=processes,
+            disk=disk,
+        )
+
+
+def _pairs(env: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    pairs = []
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidRequestError(f"{name!r} can't be an environment variable")
+        pairs.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
+    return pairs
+
+
+def _exec_fields(request: ExecRequest) -> Sequence[Field]:
+    """Return the fields of EXEC. Raises InvalidRequestError."""
+    if not request.argv:
+        raise InvalidRequestError("argv is empty")
+    if any("\0" in item for item in request.argv):
+        raise InvalidRequestError("argv holds a NUL character")
+    cwd = "" if request.cwd is None else str(request.cwd)
+    if "\0" in cwd:
+        raise InvalidRequestError("cwd holds a NUL character")
+    if request.max_output < 0:
+        raise InvalidRequestError("max_output is negative")
+    if request.timeout is not None and not (
+        request.timeout.total_seconds() > 0 and isfinite(request.timeout.total_seconds())
+    ):
+        raise InvalidRequestError("timeout must be positive")
+    flags, rows, columns = 0, 0, 0
+    if request.tty is not None:
+        check_size(request.tty)
+        flags, rows, columns = _FLAG_TTY, request.tty.rows, request.tty.columns
+    elif request.stdin:
+        flags = _FLAG_STDIN
+    return (
+        [item.encode("utf-8", "surrogateescape") for item in request.argv],
+        cwd.encode("utf-8", "surrogateescape"),
+        _pairs(request.env),
+        (request.user or "").encode("utf-8", "surrogateescape"),
+        flags,
+        rows,
+        columns,
+    )
