@@ -28,7 +28,7 @@ CLASSES = {  # asynchronous name: module
 FUNCTIONS = {"async_explain": "advice", "async_doctor": "advice"}
 RENAMED = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__",
            "aclose": "close"}  # fmt: skip
-INTERNAL = {"drain"}  # the asynchronous layer's own
+INTERNAL = {"drain", "forward"}  # of use to the asynchronous side only
 OWN_PARAMETERS = {"runtime"}  # given by the bridge
 
 HEADER = '''"""The blocking API. Written by scripts/gen_sync.py from the asynchronous one: do not edit."""
@@ -42,7 +42,7 @@ from jubako.sync.bridge import run_once, shared_bridge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import PurePosixPath
     from types import TracebackType
 

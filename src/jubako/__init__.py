@@ -10,27 +10,105 @@ from typing import TYPE_CHECKING
 from jubako._version import __version__
 
 if TYPE_CHECKING:
+    from jubako.boundary.card import Card
+    from jubako.boundary.contract import ExitStatus, FileInfo, FileKind, TerminalSize, Usage, WatchEvent, WatchKind
     from jubako.errors import JubakoError
     from jubako.policy import Policy, SandboxSpec
+    from jubako.runtime import (
+        AsyncConnection,
+        AsyncFiles,
+        AsyncProcess,
+        AsyncReader,
+        AsyncSandbox,
+        AsyncWriter,
+        DoctorReport,
+        DriverHealth,
+        RunResult,
+        Runtime,
+        SandboxState,
+        async_doctor,
+        async_explain,
+    )
+    from jubako.sync import Connection, Files, Process, Reader, Sandbox, Writer, doctor, explain
 
-__all__ = ["JubakoError", "Policy", "SandboxSpec", "__version__"]
+__all__ = [
+    "AsyncConnection",
+    "AsyncFiles",
+    "AsyncProcess",
+    "AsyncReader",
+    "AsyncSandbox",
+    "AsyncWriter",
+    "Card",
+    "Connection",
+    "DoctorReport",
+    "DriverHealth",
+    "ExitStatus",
+    "FileInfo",
+    "FileKind",
+    "Files",
+    "JubakoError",
+    "Policy",
+    "Process",
+    "Reader",
+    "RunResult",
+    "Runtime",
+    "Sandbox",
+    "SandboxSpec",
+    "SandboxState",
+    "TerminalSize",
+    "Usage",
+    "WatchEvent",
+    "WatchKind",
+    "Writer",
+    "__version__",
+    "async_doctor",
+    "async_explain",
+    "doctor",
+    "explain",
+]
 
 _HOMES = {
-    "JubakoError": "jubako.errors",
-    "Policy": "jubako.policy",
-    "SandboxSpec": "jubako.policy",
+    "jubako.boundary.card": ("Card",),
+    "jubako.boundary.contract": (
+        "ExitStatus",
+        "FileInfo",
+        "FileKind",
+        "TerminalSize",
+        "Usage",
+        "WatchEvent",
+        "WatchKind",
+    ),
+    "jubako.errors": ("JubakoError",),
+    "jubako.policy": ("Policy", "SandboxSpec"),
+    "jubako.runtime": (
+        "AsyncConnection",
+        "AsyncFiles",
+        "AsyncProcess",
+        "AsyncReader",
+        "AsyncSandbox",
+        "AsyncWriter",
+        "DoctorReport",
+        "DriverHealth",
+        "RunResult",
+        "Runtime",
+        "SandboxState",
+        "async_doctor",
+        "async_explain",
+    ),
+    "jubako.sync": ("Connection", "Files", "Process", "Reader", "Sandbox", "Writer", "doctor", "explain"),
 }
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        msg = f"module 'jubako' has no attribute {name!r}"
-        raise AttributeError(msg)
-    import importlib  # noqa: PLC0415  # kept out of start-up
+    for home, names in _HOMES.items():
+        if name in names:
+            import importlib  # kept out of start-up
 
-    value: object = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+            value: object = getattr(importlib.import_module(home), name)
+            globals()[name] = value
+            return value
+    msg = f"module 'jubako' has no attribute {name!r}"
+    raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:

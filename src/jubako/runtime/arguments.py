@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from jubako.boundary.contract import ExecRequest, TerminalSize
-from jubako.errors import InvalidPolicyError, InvalidRequestError
+from jubako.errors import InvalidRequestError
 from jubako.policy import Policy, SandboxSpec
 from jubako.runtime.process import terminal_size
 
@@ -44,11 +44,9 @@ def _policy_of(fields: Mapping[str, object]) -> Policy:
     try:
         return Policy.model_validate(dict(fields))
     except ValidationError as error:
-        from jubako.policy.load import problems_of
+        from jubako.policy.load import invalid_policy
 
-        problems = problems_of(error)
-        msg = "; ".join(problem.sentence("policy") for problem in problems)
-        raise InvalidPolicyError(msg, details={"problems": [problem.facts() for problem in problems]}) from error
+        raise invalid_policy(error) from error
 
 
 def build_spec(

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 
 from jubako.boundary.contract import TerminalSize
-from jubako.errors import GuestConnectionError, InvalidRequestError, JubakoError, SandboxStateError
+from jubako.errors import GuestConnectionError, InvalidRequestError, SandboxStateError
+from jubako.runtime.attendance import Attendance, attend
 from jubako.runtime.result import RunResult
 from jubako.runtime.streams import AsyncReader, AsyncWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
     from jubako.boundary.contract import ExitStatus, Process
@@ -59,6 +60,11 @@ class AsyncProcess:
         return self._raw.id
 
     @property
+    def age(self) -> timedelta:
+        """Wall time since it was started."""
+        return timedelta(seconds=time.monotonic() - self._started)
+
+    @property
     def stdout(self) -> AsyncReader:
         """The output; with a terminal everything."""
         return self._stdout
@@ -80,23 +86,62 @@ class AsyncProcess:
         """Return how the program ended; unread output is kept in memory, up to the output limit."""
         if self._status is None:
             with self._sandbox.losing("wait"):
-                self._status = await _while_reading(self._raw.wait, self._stdout.drain, self._stderr.drain)
+                self._status = await attend(self._raw.wait, self._stdout.drain, self._stderr.drain)
         return self._status
 
     async def result(self, stdin: bytes | str | None = None) -> RunResult:
         """Send ``stdin`` if given, read both streams to their ends, and return everything.
 
-        Output of a background program that outlives this one is read for at most a second more.
+        Output of a background program that outlives this one is waited for a second at most.
         """
         out: list[bytes] = []
         err: list[bytes] = []
-        readers = [partial(_collect, self._stdout, out), partial(_collect, self._stderr, err)]
-        if self._stdin is not None:
-            readers.append(partial(_feed, self._stdin, stdin))
-        with self._sandbox.losing("result"):
-            self._status = await _while_reading(self._raw.wait, *readers, linger=_LINGER)
-        duration = timedelta(seconds=time.monotonic() - self._started)
-        return RunResult.of(self._status, b"".join(out), b"".join(err), duration=duration)
+
+        async def collect_out(chunk: bytes) -> None:
+            out.append(chunk)
+
+        async def collect_err(chunk: bytes) -> None:
+            err.append(chunk)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            if stdin:
+                yield stdin.encode() if isinstance(stdin, str) else stdin
+
+        status = await self.forward(collect_out, collect_err, pieces() if self._stdin is not None else None)
+        return RunResult.of(status, b"".join(out), b"".join(err), duration=self.age)
+
+    async def forward(
+        self,
+        stdout: Callable[[bytes], Awaitable[None]],
+        stderr: Callable[[bytes], Awaitable[None]],
+        stdin: AsyncIterator[bytes] | None = None,
+    ) -> ExitStatus:
+        """Hand both outputs over as they come and send ``stdin``, until the program has ended; return how it did."""
+        attendance = Attendance(_LINGER)
+
+        async def feed() -> None:
+            if stdin is None:
+                return
+            # A program that doesn't want all its input is its own affair.
+            with attendance.until_end(), suppress(GuestConnectionError):
+                async for piece in stdin:
+                    await self.stdin.write(piece)
+                await self.stdin.aclose()
+
+        async def wait() -> ExitStatus:
+            status = await self._raw.wait()
+            attendance.end()
+            return status
+
+        with self._sandbox.losing("wait"):
+            self._status = await attend(
+                wait,
+                partial(attendance.pump, self._stdout, stdout),
+                partial(attendance.pump, self._stderr, stderr),
+                feed,
+                cancel=False,
+            )
+        return self._status
 
     async def signal(self, number: int) -> None:
         """Send a signal to the program and all its descendants; no error when they are gone."""
@@ -118,53 +163,3 @@ class AsyncProcess:
     ) -> None:
         with anyio.CancelScope(shield=True):
             await self.kill()
-
-
-async def _collect(reader: AsyncReader, into: list[bytes]) -> None:
-    while chunk := await reader.receive():
-        into.append(chunk)
-
-
-async def _feed(writer: AsyncWriter, data: bytes | str | None) -> None:
-    # A program that doesn't want all its input is its own affair.
-    with suppress(GuestConnectionError):
-        if data:
-            await writer.write(data)
-        await writer.aclose()
-
-
-async def _while_reading(
-    wait: Callable[[], Awaitable[ExitStatus]], *readers: Callable[[], Awaitable[None]], linger: float = 0.0
-) -> ExitStatus:
-    """Return what ``wait`` returns, the readers at work beside it and for ``linger`` seconds after it.
-
-    What they raise comes out as it is, not in a group.
-    """
-    failures: list[JubakoError] = []
-    left = len(readers)
-    done = anyio.Event()
-
-    async def read(reader: Callable[[], Awaitable[None]]) -> None:
-        nonlocal left
-        try:
-            await reader()
-        except JubakoError as error:
-            failures.append(error)
-        left -= 1
-        if not left:
-            done.set()
-
-    status: ExitStatus | None = None
-    async with anyio.create_task_group() as tasks:
-        for reader in readers:
-            tasks.start_soon(read, reader)
-        try:
-            status = await wait()
-            with anyio.move_on_after(linger):
-                await done.wait()
-        except JubakoError as error:
-            failures.insert(0, error)
-        tasks.cancel_scope.cancel()
-    if status is None or failures:
-        raise failures[0]
-    return status

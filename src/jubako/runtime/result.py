@@ -95,6 +95,32 @@ class RunResult:
             return _KILLED
         return _SIGNAL_BASE + (self.signal or 0)
 
+    def document(self) -> dict[str, object]:
+        """Return the result as JSON-able data, the outputs as text."""
+        usage = self.usage
+        return {
+            "ok": self.ok,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "timed_out": self.timed_out,
+            "truncated": self.truncated,
+            "oom": self.oom,
+            "limit_hits": list(self.limit_hits),
+            "message": self.message,
+            "duration": self.duration.total_seconds(),
+            "usage": None
+            if usage is None
+            else {
+                "cpu": usage.cpu.total_seconds() if usage.cpu is not None else None,
+                "memory": usage.memory,
+                "memory_peak": usage.memory_peak,
+                "processes": usage.processes,
+                "disk": usage.disk,
+            },
+            "stdout": self.stdout,
+            "stderr": self.stderr,
+        }
+
     def check(self) -> RunResult:
         """Return this result when it succeeded with its output complete.
 

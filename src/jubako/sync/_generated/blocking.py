@@ -9,7 +9,7 @@ from jubako.sync.bridge import run_once, shared_bridge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import PurePosixPath
     from types import TracebackType
 
@@ -135,6 +135,11 @@ class Process:
         return self._inner.id
 
     @property
+    def age(self) -> timedelta:
+        """Wall time since it was started."""
+        return self._inner.age
+
+    @property
     def stdout(self) -> Reader:
         """The output; with a terminal everything."""
         return Reader(self._bridge, self._inner.stdout)
@@ -156,7 +161,7 @@ class Process:
     def result(self, stdin: bytes | str | None = None) -> RunResult:
         """Send ``stdin`` if given, read both streams to their ends, and return everything.
 
-        Output of a background program that outlives this one is read for at most a second more.
+        Output of a background program that outlives this one is waited for a second at most.
         """
         return self._bridge.call(self._inner.result, stdin)
 
