@@ -1,0 +1,38 @@
+"""The policies under which probes run inside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from jubako.policy import Policy
+from jubako.probes.model import Profile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["OUTPUT_LIMIT", "policy_of"]
+
+OUTPUT_LIMIT: Final = 64 * 1024
+"""Output limit of the tight profile, in bytes."""
+
+_DIFFERENCES: Final[dict[Profile, dict[str, dict[str, object]]]] = {
+    Profile.DEFAULT: {},
+    # So small that a bomb which is harmless to the machine already goes over every limit.
+    Profile.TIGHT: {
+        "resources": {"memory": "64MiB", "processes": 48, "open_files": 128},
+        "files": {"workspace_size": "8MiB", "tmp_size": "8MiB"},
+        "output": {"max_bytes": OUTPUT_LIMIT},
+    },
+    Profile.SLOW: {"resources": {"cpus": 0.2}},
+    Profile.FILES: {"resources": {"inodes": 500}},
+    Profile.BRIEF: {"time": {"sandbox": 1.0}},
+}
+
+
+def policy_of(profile: Profile, granted: Path) -> Policy:
+    """Return the profile's policy, with ``granted`` read-only at ``/mnt/granted`` and part of it hidden."""
+    document = {name: dict(clauses) for name, clauses in _DIFFERENCES[profile].items()}
+    files = document.setdefault("files", {})
+    files["mounts"] = ({"source": str(granted), "target": "/mnt/granted"},)
+    files["hide"] = ("/mnt/granted/hidden",)
+    return Policy.model_validate(document)

@@ -1,0 +1,23 @@
+# Look for descriptors that were open before: anything beyond the three standard ones, the marked file above all.
+import stat
+
+mark = ARG["mark"].encode()
+found = []
+for name in sorted(os.listdir("/proc/self/fd"), key=int):
+    fd = int(name)
+    try:
+        status = os.fstat(fd)
+        target = os.readlink("/proc/self/fd/" + name)
+    except OSError:
+        continue
+    if stat.S_ISREG(status.st_mode):
+        try:
+            if mark in os.pread(fd, 4096, 0):
+                escaped("descriptor %d is the marked file" % fd)
+        except OSError:
+            pass
+    if fd > 2 and not target.endswith("/fd"):
+        found.append("%d=%s" % (fd, target))
+if found:
+    escaped("inherited: %s" % " ".join(found[:8]))
+contained("0, 1 and 2 only")

@@ -1,0 +1,20 @@
+# Crash, and see whether the kernel writes the memory out to the host.
+import resource
+import signal
+
+try:
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+except (OSError, ValueError):
+    pass
+pid = os.fork()
+if pid == 0:
+    os.kill(os.getpid(), signal.SIGABRT)
+    os._exit(0)
+status = os.waitpid(pid, 0)[1]
+try:
+    for name in os.listdir("."):
+        if name.startswith("core"):
+            os.unlink(name)
+except OSError:
+    pass
+escaped("a core was dumped") if os.WCOREDUMP(status) else contained("no core (limit %d)" % resource.getrlimit(resource.RLIMIT_CORE)[1])

@@ -1,0 +1,37 @@
+# Use more memory than allowed, in one process; bounded on purpose.
+import mmap
+
+size, how = int(ARG["mib"]) << 20, ARG["how"]
+
+
+def touch(area):
+    for offset in range(0, size, 4096):
+        area[offset] = 1
+
+
+def anonymous():
+    touch(bytearray(size) if ARG.get("heap") else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def shared():
+    touch(mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
+
+
+def file():
+    fd = os.memfd_create("probe") if hasattr(os, "memfd_create") else call("memfd_create", b"probe", 0)
+    for _ in range(size >> 20):
+        os.write(fd, b"x" * (1 << 20))
+
+
+def locked():
+    import ctypes
+
+    area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    call("mlock", ctypes.addressof(ctypes.c_char.from_buffer(area)), size)
+
+
+try:
+    {"anonymous": anonymous, "shared": shared, "file": file, "locked": locked}[how]()
+except (MemoryError, OSError, ValueError) as error:
+    contained("refused (%s)" % word(error))
+escaped("used %s MiB (%s)" % (ARG["mib"], how))
