@@ -98,6 +98,12 @@ class Child:
         text = self._kept.decode("utf-8", "replace")
         return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text).strip()
 
+    async def diagnostics(self, patience: float = 1.0) -> str:
+        """Return what the child said on stderr, after giving it ``patience`` seconds to end; its status if nothing."""
+        with anyio.move_on_after(patience):
+            await self.wait()
+        return self.stderr_text() or f"no message, exit status {self.returncode}"
+
     def _read_some(self) -> bool:
         """Read once; return False when there is nothing just now or ever again."""
         if self._stderr is None or self._stderr_ended:

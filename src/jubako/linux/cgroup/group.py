@@ -58,6 +58,7 @@ class Cgroup:
     def attach(self, pid: int) -> None:
         """Move one process with all its threads in; children that it makes afterwards follow.
 
+        Blocks for some 10 ms, where ``launcher`` costs 1 ms: call it from a worker thread.
         Pre: the process does not fork meanwhile, or a child may stay outside of some hierarchy.
 
         Raises:
