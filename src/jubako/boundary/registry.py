@@ -151,7 +151,7 @@ class DriverRegistry:
         try:
             return BoundaryKind(boundary)
         except ValueError:
-            kinds = ["auto", *BoundaryKind]
+            kinds = ["auto", *(str(kind) for kind in BoundaryKind)]
             msg = f"no boundary is named {boundary!r}"
             raise UnknownDriverError(
                 msg, hint=_suggest(boundary, kinds), details={"boundary": boundary, "boundaries": kinds}

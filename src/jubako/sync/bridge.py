@@ -25,7 +25,7 @@ from jubako.runtime import Runtime
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-__all__ = ["Bridge", "run_once", "shared_bridge"]
+__all__ = ["Bridge", "close_shared_bridge", "run_once", "shared_bridge"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,6 +135,12 @@ class _Shared:
                     self._watching_forks = True
             return self._bridge
 
+    def close(self) -> None:
+        with self._lock:
+            bridge, self._bridge = self._bridge, None
+        if bridge is not None:
+            bridge.close()
+
     def _forget(self) -> None:
         # The thread exists only in the parent, and the lock may be held by one that doesn't exist here.
         self._lock = threading.Lock()
@@ -151,6 +157,11 @@ def shared_bridge(name: str) -> Bridge:
     """
     _refuse_in_event_loop(name)
     return _SHARED.get()
+
+
+def close_shared_bridge() -> None:
+    """Destroy all blocking sandboxes of this process and end their thread, as the interpreter's end does."""
+    _SHARED.close()
 
 
 def run_once(function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
