@@ -97,7 +97,7 @@ class ManagedSandbox:
             state=self.lifecycle.state,
             spec=spec.model_dump_json(exclude_defaults=True),
             created=self.created,
-            card=self.planned.card.digest,
+            card=self.planned.digest,
             name=spec.name,
             expires=self.expires,
             labels=dict(spec.labels),
@@ -109,9 +109,7 @@ class ManagedSandbox:
             subject = item.control if isinstance(item, AcceptWeaker) else item.source
             self.emit(PolicyRelaxed(kind=item.kind, subject=subject, reason=item.reason))
         self.emit(
-            SandboxCreated(
-                driver=plan.driver, boundary=plan.boundary, card=self.planned.card.digest, name=plan.spec.name
-            )
+            SandboxCreated(driver=plan.driver, boundary=plan.boundary, card=self.planned.digest, name=plan.spec.name)
         )
 
     async def _undo(self, error: BaseException) -> None:

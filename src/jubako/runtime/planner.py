@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DoctorReport", "DriverHealth", "Planned", "Planner"]
 
+_REMEMBERED: Final = 64
 _UNIMPORTABLE: Final = "driver-unimportable"
 
 
@@ -28,6 +29,7 @@ class Planned:
     report: ProbeReport
     plan: Plan
     card: Card
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Planner:
 
     def __init__(self, registry: DriverRegistry | None = None) -> None:
         self.registry = registry or DriverRegistry()
+        self._remembered: dict[tuple[str, str], tuple[ProbeReport, Planned]] = {}
 
     async def plan(self, spec: SandboxSpec) -> Planned:
         """Return the plan of the best driver that works here; whether it is good enough is not asked yet.
@@ -83,10 +86,23 @@ class Planner:
             driver = self.registry.load(entry.name)
             report = await driver.probe()
             if report.available:
-                plan = driver.plan(spec, report)
-                return Planned(driver, report, plan, build_card(plan, report))
+                return self._planned(driver, spec, report)
             tried.append((entry, report.reasons))
         raise _unavailable(spec, tried)
+
+    def _planned(self, driver: Driver, spec: SandboxSpec, report: ProbeReport) -> Planned:
+        # Plans are pure, so the same spec on the same report needs no second one.
+        key = (driver.name, spec.model_dump_json())
+        known = self._remembered.get(key)
+        if known is not None and known[0] is report:
+            return known[1]
+        plan = driver.plan(spec, report)
+        card = build_card(plan, report)
+        planned = Planned(driver, report, plan, card, card.digest)
+        if len(self._remembered) >= _REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key] = (report, planned)
+        return planned
 
     async def decide(self, spec: SandboxSpec) -> Planned:
         """Return the plan, or raise PolicyNotEnforceableError when a required control would not hold."""

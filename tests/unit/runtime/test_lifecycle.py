@@ -5,7 +5,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from jubako.errors import InstanceLostError, LifecycleError, ProtocolError, SandboxExpiredError, SandboxStateError
+from jubako.errors import (
+    InstanceLostError,
+    JubakoError,
+    LifecycleError,
+    ProtocolError,
+    SandboxExpiredError,
+    SandboxStateError,
+)
 from jubako.runtime.lifecycle import TRANSITIONS, Lifecycle, SandboxState
 
 STATES = list(SandboxState)
@@ -68,7 +75,7 @@ class LifecycleMachine(RuleBasedStateMachine):
         if self.state in allowed and not self.closing:
             self.lifecycle.require("call", *allowed)
             return
-        wanted: type[Exception] = {
+        wanted: type[JubakoError] = {
             "": SandboxStateError,
             "sandbox-expired": SandboxExpiredError,
             "instance-lost": InstanceLostError,

@@ -58,6 +58,9 @@ async def test_record_comes_back_as_it_went_in(store: StateStore, path: Path) ->
     again = StateStore.open(path)
     assert again.find() == [RECORD]
     again.close()
+
+
+def test_file_is_private(store: StateStore, path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -128,7 +131,10 @@ async def test_another_writer_is_waited_for(store: StateStore, path: Path) -> No
 
 
 def test_many_processes_open_a_new_file_at_once(path: Path) -> None:
-    code = "import sys; from pathlib import Path; from jubako.store import StateStore; StateStore.open(Path(sys.argv[1])).close()"
+    code = (
+        "import sys; from pathlib import Path; from jubako.store import StateStore;"
+        "StateStore.open(Path(sys.argv[1])).close()"
+    )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.PIPE, text=True) for _ in range(6)
     ]
