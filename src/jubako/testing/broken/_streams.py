@@ -1,0 +1,369 @@
+"""Drivers that break a promise about what programs read and write."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream
+
+from jubako.testing.broken._delegate import BrokenDriver, BrokenInstance, BrokenProcess
+
+if TYPE_CHECKING:
+    from jubako.boundary.contract import ExecRequest, ExitStatus, Process
+
+__all__ = ["STREAM_DEFECTS"]
+
+_LIMITED: Final = frozenset({"output.limit", "output.limit-both", "tty.output-limit"})
+
+
+class _Receive(ByteReceiveStream):
+    """A stream passed through; pieces that are left over come first."""
+
+    def __init__(self, inner: ByteReceiveStream) -> None:
+        self.inner = inner
+        self.left: deque[bytes] = deque()
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if not self.left:
+            self.left.append(await self.fetch(max_bytes))
+        piece = self.left.popleft()
+        if len(piece) > max_bytes:
+            self.left.appendleft(piece[max_bytes:])
+        return piece[:max_bytes]
+
+    async def fetch(self, max_bytes: int) -> bytes:
+        """Hook: get the next piece."""
+        return await self.inner.receive(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+class _Wrapping(BrokenProcess):
+    """A program whose output streams are wrapped, each once."""
+
+    receive_type: type[_Receive] = _Receive
+
+    def __init__(self, inner: Process, request: ExecRequest, owner: BrokenInstance) -> None:
+        super().__init__(inner, request, owner)
+        self._out: _Receive = self.receive_type(inner.stdout)
+        self._err: _Receive = self.receive_type(inner.stderr)
+
+    @property
+    def stdout(self) -> ByteReceiveStream:
+        """Standard output, wrapped."""
+        return self._out
+
+    @property
+    def stderr(self) -> ByteReceiveStream:
+        """Standard error, wrapped."""
+        return self._err
+
+
+class DecodesText(BrokenDriver):
+    """Takes output for text and loses what is none."""
+
+    breaks = frozenset({"exec.argv-exact", "exec.stdin-echo", "files.roundtrip", "output.binary", "output.utf8-split"})
+
+    class _Process(_Wrapping):
+        class _Stream(_Receive):
+            async def fetch(self, max_bytes: int) -> bytes:
+                """Decode and encode each piece."""
+                return (await super().fetch(max_bytes)).decode("utf-8", "replace").encode()
+
+        receive_type = _Stream
+
+    process_type = _Process
+
+
+class MergesStreams(BrokenDriver):
+    """Gives standard error as part of standard output."""
+
+    breaks = frozenset({
+        "exec.concurrent", "limits.disk", "output.after-exit", "output.binary", "output.both-streams",
+        "time.output-kept",
+    })  # fmt: skip
+
+    class _Process(_Wrapping):
+        def __init__(self, inner: Process, request: ExecRequest, owner: BrokenInstance) -> None:
+            super().__init__(inner, request, owner)
+
+            class Both(_Receive):
+                async def fetch(self, max_bytes: int) -> bytes:
+                    try:
+                        return await super().fetch(max_bytes)
+                    except anyio.EndOfStream:
+                        return await inner.stderr.receive(max_bytes)
+
+            class Nothing(_Receive):
+                async def fetch(self, max_bytes: int) -> bytes:
+                    del max_bytes
+                    raise anyio.EndOfStream
+
+            self._out, self._err = Both(inner.stdout), Nothing(inner.stderr)
+
+    process_type = _Process
+
+
+class MixesOutputs(BrokenDriver):
+    """Swaps pieces between programs when many run at once."""
+
+    breaks = frozenset({"exec.concurrent"})
+    reach = frozenset({"exec.many"})
+
+    class _Instance(BrokenInstance):
+        held: bytes = b""
+
+    class _Process(_Wrapping):
+        def __init__(self, inner: Process, request: ExecRequest, owner: BrokenInstance) -> None:
+            super().__init__(inner, request, owner)
+
+            class Mixed(_Receive):
+                async def fetch(self, max_bytes: int) -> bytes:
+                    piece = await super().fetch(max_bytes)
+                    if (
+                        isinstance(owner, MixesOutputs._Instance)
+                        and sum(not item.ended for item in owner.processes) > 8
+                    ):  # many
+                        owner.held, piece = piece, owner.held or piece
+                    return piece
+
+            self._out = Mixed(inner.stdout)
+
+    instance_type = _Instance
+    process_type = _Process
+
+
+class HidesTruncation(BrokenDriver):
+    """Cuts output without saying so."""
+
+    breaks = _LIMITED
+    reach = frozenset({"status.truncated"})
+
+    def change_status(self, status: ExitStatus) -> ExitStatus:
+        """Drop the flag."""
+        return replace(status, truncated=False)
+
+
+class CutsLate(BrokenDriver):
+    """Keeps one byte more than allowed."""
+
+    breaks = _LIMITED
+    reach = frozenset({"exec.max_output"})
+
+    def change_request(self, request: ExecRequest) -> ExecRequest:
+        """Allow one more."""
+        return replace(request, max_output=request.max_output + 1)
+
+
+class CutsEarly(BrokenDriver):
+    """Calls output of exactly the limit too much."""
+
+    breaks = _LIMITED | {"output.limit-exact"}
+    reach = frozenset({"exec.max_output"})
+
+    def change_request(self, request: ExecRequest) -> ExecRequest:
+        """Allow one less."""
+        return replace(request, max_output=request.max_output - 1)
+
+
+class KillsAtLimit(BrokenDriver):
+    """Kills a program that writes too much instead of letting it finish."""
+
+    breaks = _LIMITED
+    reach = frozenset({"status.truncated"})
+
+    def change_status(self, status: ExitStatus) -> ExitStatus:
+        """Say what would have come of it."""
+        return replace(status, code=None, signal=9) if status.truncated else status
+
+
+class KeepsUnread(BrokenDriver):
+    """Buffers output without end when nobody reads it."""
+
+    breaks = frozenset({"output.backpressure"})
+    reach = frozenset({"exec.max_output"})
+
+    class _Process(_Wrapping):
+        def __init__(self, inner: Process, request: ExecRequest, owner: BrokenInstance) -> None:
+            super().__init__(inner, request, owner)
+            send, receive = anyio.create_memory_object_stream[bytes](float("inf"))
+
+            async def pump() -> None:
+                with send:
+                    try:
+                        async for chunk in inner.stdout:
+                            await send.send(chunk)
+                    except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+                        pass
+
+            class Buffered(_Receive):
+                async def fetch(self, max_bytes: int) -> bytes:
+                    del max_bytes
+                    return await receive.receive()
+
+                async def aclose(self) -> None:
+                    receive.close()
+
+            owner.context.tasks.start_soon(pump)
+            self._out = Buffered(inner.stdout)
+
+    process_type = _Process
+
+
+class _Droppable(_Receive):
+    touched = dropped = False
+
+    async def fetch(self, max_bytes: int) -> bytes:
+        """Give nothing once it was dropped."""
+        if self.dropped:
+            raise anyio.EndOfStream
+        self.touched = True
+        return await super().fetch(max_bytes)
+
+
+class DropsUnread(BrokenDriver):
+    """Throws output away that nobody read before the program ended."""
+
+    breaks = frozenset({"output.after-exit"})
+
+    class _Process(_Wrapping):
+        receive_type = _Droppable
+
+        async def wait(self) -> ExitStatus:
+            """Wait, then drop what nobody asked for."""
+            status = await super().wait()
+            for stream in (self._out, self._err):
+                if isinstance(stream, _Droppable) and not stream.touched:
+                    stream.dropped = True
+            return status
+
+    process_type = _Process
+
+
+class IgnoresChunkSize(BrokenDriver):
+    """Gives more bytes at once than were asked for."""
+
+    breaks = frozenset({"output.chunk-size"})
+
+    class _Process(_Wrapping):
+        class _Stream(_Receive):
+            async def receive(self, max_bytes: int = 65536) -> bytes:
+                """Ask for as much as there is."""
+                return await super().receive(max(max_bytes, 65536))
+
+        receive_type = _Stream
+
+    process_type = _Process
+
+
+class WaitsForBackground(BrokenDriver):
+    """Returns from wait only when the output is closed by everybody."""
+
+    breaks = frozenset({"exec.wait-background"})
+
+    class _Process(_Wrapping):
+        async def wait(self) -> ExitStatus:
+            """Wait, then read to the end."""
+            status = await super().wait()
+            for stream in (self._out, self._err):
+                try:
+                    while True:
+                        stream.left.append(await stream.inner.receive())
+                except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BusyResourceError):
+                    continue
+            return status
+
+    process_type = _Process
+
+
+class StdinStaysOpen(BrokenDriver):
+    """Never tells the program that its input is over."""
+
+    breaks = frozenset({"exec.stdin-eof", "exec.stdin-large"})
+    reach = frozenset({"exec.stdin"})
+
+    class _Process(BrokenProcess):
+        @property
+        def stdin(self) -> ByteSendStream | None:
+            """Standard input that can't be closed."""
+            inner = self.inner.stdin
+            return None if inner is None else _Unclosable(inner)
+
+    process_type = _Process
+
+
+class TakesAllInput(BrokenDriver):
+    """Buffers input without end for a program that doesn't read."""
+
+    breaks = frozenset({"exec.stdin-backpressure", "exec.stdin-program-gone"})
+    reach = frozenset({"exec.stdin"})
+
+    class _Process(BrokenProcess):
+        def __init__(self, inner: Process, request: ExecRequest, owner: BrokenInstance) -> None:
+            super().__init__(inner, request, owner)
+            self._queue: _Queue | None = None
+            if inner.stdin is not None:
+                self._queue = _Queue(inner.stdin)
+                owner.context.tasks.start_soon(self._queue.pump)
+
+        @property
+        def stdin(self) -> ByteSendStream | None:
+            """Standard input without backpressure."""
+            return self._queue
+
+    process_type = _Process
+
+
+class _Unclosable(ByteSendStream):
+    def __init__(self, inner: ByteSendStream) -> None:
+        self._inner = inner
+
+    async def send(self, item: bytes) -> None:
+        await self._inner.send(item)
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+
+class _Queue(ByteSendStream):
+    def __init__(self, inner: ByteSendStream) -> None:
+        self._inner = inner
+        self._send, self._receive = anyio.create_memory_object_stream[bytes](float("inf"))
+
+    async def pump(self) -> None:
+        """Pass on what was taken, at the program's pace."""
+        with self._receive:
+            try:
+                async for item in self._receive:
+                    await self._inner.send(item)
+                await self._inner.aclose()
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                async for _ in self._receive:
+                    pass
+
+    async def send(self, item: bytes) -> None:
+        await self._send.send(item)
+
+    async def aclose(self) -> None:
+        self._send.close()
+
+
+STREAM_DEFECTS: Final[tuple[type[BrokenDriver], ...]] = (
+    DecodesText,
+    MergesStreams,
+    MixesOutputs,
+    HidesTruncation,
+    CutsLate,
+    CutsEarly,
+    KillsAtLimit,
+    KeepsUnread,
+    DropsUnread,
+    IgnoresChunkSize,
+    WaitsForBackground,
+    StdinStaysOpen,
+    TakesAllInput,
+)

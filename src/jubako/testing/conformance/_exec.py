@@ -1,0 +1,248 @@
+"""exec.*: how programs are started and how their end is reported."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable  # noqa: TC003  # resolved by nobody, but kept beside its use
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from jubako.boundary.contract import ExecRequest
+from jubako.errors import InvalidRequestError, JubakoError
+from jubako.testing.conformance._checks import Checks, check
+from jubako.testing.conformance._guest import collect, eventually, marker, read_until
+
+if TYPE_CHECKING:
+    from jubako.testing.conformance._guest import Guest
+
+__all__ = ["ExecChecks"]
+
+
+class ExecChecks(Checks):
+    """How programs are started and how their end is reported."""
+
+    @check("exec.exit-code")
+    async def test_exec_exit_code(self, guest: Guest) -> None:
+        """An exit code comes back unchanged, also where shells and languages give it a meaning."""
+        for code in (0, 1, 2, 42, 124, 125, 126, 127, 128, 137, 143, 255):
+            status = (await guest.sh(f"exit {code}")).status
+            assert (status.code, status.signal) == (code, None)
+            assert not status.timed_out
+            assert not status.truncated
+            assert not status.oom
+            assert not status.limits
+
+    @check("exec.exit-code-every", slow=True, timeout=60)
+    async def test_exec_exit_code_every(self, guest: Guest) -> None:
+        """Each of the 256 exit codes comes back unchanged."""
+        for code in range(256):
+            assert (await guest.sh(f"exit {code}")).status.code == code
+
+    @check("exec.signal-status")
+    async def test_exec_signal_status(self, guest: Guest) -> None:
+        """A program that dies of a signal has that signal and no code."""
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT):
+            status = (await guest.sh(f"ulimit -c 0; kill -{int(number)} $$")).status
+            assert (status.code, status.signal) == (None, number)
+
+    @check("exec.missing-executable")
+    async def test_exec_missing_executable(self, guest: Guest) -> None:
+        """A missing executable is exit code 127 with a message, not an exception."""
+        for name in ("no-such-program-anywhere", "/no/such/program", "./no-such-program"):
+            status = (await guest.run(name)).status
+            assert (status.code, status.signal) == (127, None)
+            assert status.message, "the reason is missing"
+        assert await guest.ok("echo still here") == "still here"
+
+    @check("exec.not-executable")
+    async def test_exec_not_executable(self, guest: Guest) -> None:
+        """A file without permission to execute is exit code 126 with a message."""
+        path = guest.workspace / "plain"
+        await guest.files.write(path, b"#!/bin/sh\nexit 0\n", mode=0o644)
+        status = (await guest.run(str(path))).status
+        assert (status.code, status.signal) == (126, None)
+        assert status.message, "the reason is missing"
+
+    @check("exec.directory-executable")
+    async def test_exec_directory_executable(self, guest: Guest) -> None:
+        """A directory as executable is exit code 126 with a message."""
+        status = (await guest.run("/usr")).status
+        assert (status.code, status.signal) == (126, None)
+        assert status.message, "the reason is missing"
+
+    @check("exec.script")
+    async def test_exec_script(self, guest: Guest) -> None:
+        """An executable script runs by its first line, by absolute path and relative to the working directory."""
+        path = guest.workspace / "tool"
+        await guest.files.write(path, b'#!/bin/sh\necho "ran $1"\n', mode=0o755)
+        assert (await guest.run(str(path), "one")).text == "ran one"
+        assert (await guest.run("./tool", "two", cwd=str(guest.workspace))).text == "ran two"
+
+    @check("exec.path-lookup")
+    async def test_exec_path_lookup(self, guest: Guest) -> None:
+        """A name without a slash is looked up in the sandbox's PATH."""
+        assert (await guest.run("cat", "/proc/self/comm")).text == "cat"
+
+    @check("exec.cwd-default")
+    async def test_exec_cwd_default(self, guest: Guest) -> None:
+        """A program starts in the workspace."""
+        assert await guest.ok("pwd -P") == str(guest.workspace)
+
+    @check("exec.cwd-given")
+    async def test_exec_cwd_given(self, guest: Guest) -> None:
+        """A program starts in the directory that was asked for."""
+        await guest.files.mkdir(guest.workspace / "näher dran")
+        for path in ("/tmp", "/", str(guest.workspace / "näher dran")):
+            assert await guest.ok("pwd -P", cwd=path) == path
+
+    @check("exec.cwd-missing")
+    async def test_exec_cwd_missing(self, guest: Guest) -> None:
+        """A missing working directory keeps the program from running, clearly said."""
+        try:
+            done = await guest.sh("echo ran anyway", cwd="/no/such/directory")
+        except JubakoError:
+            return
+        assert done.status.code in {126, 127}
+        assert done.status.message, "the reason is missing"
+        assert b"ran" not in done.stdout
+
+    @check("exec.invalid-request")
+    async def test_exec_invalid_request(self, guest: Guest) -> None:
+        """A malformed request raises InvalidRequestError, and the sandbox goes on."""
+        requests: list[Callable[[], ExecRequest]] = [
+            lambda: ExecRequest(()),
+            lambda: ExecRequest(("",)),
+            lambda: ExecRequest(("echo", "a\0b")),
+            lambda: ExecRequest(("echo", "\ud800")),
+            lambda: ExecRequest(("true",), env={"": "x"}),
+            lambda: ExecRequest(("true",), env={"A=B": "x"}),
+            lambda: ExecRequest(("true",), env={"A\0": "x"}),
+            lambda: ExecRequest(("true",), env={"A": "x\0y"}),
+            lambda: ExecRequest(("true",), cwd=PurePosixPath("/tmp\0")),
+        ]
+        for make in requests:
+            with pytest.raises(InvalidRequestError):
+                await collect(await guest.instance.exec(make()))
+        assert await guest.ok("echo still here") == "still here"
+
+    @check("exec.user-unknown")
+    async def test_exec_user_unknown(self, guest: Guest) -> None:
+        """A user that doesn't exist inside is refused, and never quietly replaced by another."""
+        try:
+            done = await guest.sh("echo ran anyway", user="no-such-user")
+        except JubakoError:
+            return
+        assert done.status.code in {126, 127}
+        assert b"ran" not in done.stdout
+
+    @check("exec.shared-files")
+    async def test_exec_shared_files(self, guest: Guest) -> None:
+        """Programs of one sandbox see each other's files."""
+        await guest.ok("echo kept > shared; mkdir -p sub; echo deep > sub/file")
+        assert await guest.ok("cat shared sub/file") == "kept\ndeep"
+
+    @check("exec.concurrent")
+    async def test_exec_concurrent(self, guest: Guest) -> None:
+        """Two dozen programs at once each give their own output and status."""
+        results: dict[int, tuple[bytes, bytes, int | None]] = {}
+        script = 'i=0; while [ $i -lt 200 ]; do echo "$1-out-$i"; echo "$1-err-$i" >&2; i=$((i+1)); done; exit "$1"'
+
+        async def one(number: int) -> None:
+            done = await guest.sh(script, str(number))
+            results[number] = (done.stdout, done.stderr, done.status.code)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(24):
+                tasks.start_soon(one, number)
+        for number in range(24):
+            out = b"".join(b"%d-out-%d\n" % (number, line) for line in range(200))
+            err = b"".join(b"%d-err-%d\n" % (number, line) for line in range(200))
+            assert results[number] == (out, err, number)
+
+    @check("exec.ids")
+    async def test_exec_ids(self, guest: Guest) -> None:
+        """Each program has an id of its own."""
+        processes = [await guest.start("true") for _ in range(5)]
+        assert all(process.id for process in processes)
+        assert len({process.id for process in processes}) == len(processes)
+        for process in processes:
+            await collect(process)
+
+    @check("exec.wait-twice")
+    async def test_exec_wait_twice(self, guest: Guest) -> None:
+        """Waiting again, or by several tasks at once, gives the same status."""
+        process = await guest.start(*guest.shell("sleep 0.1; exit 7"))
+        seen: list[int | None] = []
+
+        async def wait() -> None:
+            seen.append((await process.wait()).code)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(wait)
+        first = await process.wait()
+        assert seen == [7, 7, 7]
+        assert await process.wait() == first
+
+    @check("exec.wait-cancelled")
+    async def test_exec_wait_cancelled(self, guest: Guest) -> None:
+        """Cancelling a wait ends the wait only: the program goes on and can be waited for again."""
+        process = await guest.start(*guest.shell("read line; echo got $line; exit 3"), stdin=True)
+        with anyio.move_on_after(0.1) as scope:
+            await process.wait()
+        assert scope.cancelled_caught
+        assert process.stdin is not None
+        await process.stdin.send(b"word\n")
+        assert await read_until(process.stdout, b"got word") == b"got word\n"
+        assert (await process.wait()).code == 3
+
+    @check("exec.cancelled")
+    async def test_exec_cancelled(self, guest: Guest) -> None:
+        """Cancelling the start of a program leaves no program, at whichever moment."""
+        mark = marker()
+        for attempt in range(24):
+            with anyio.CancelScope() as scope:
+                scope.deadline = anyio.current_time() + attempt * 0.0004
+                process = await guest.start("sleep", mark)
+                scope.deadline = float("inf")
+                await process.kill()
+        await guest.until_gone(mark)
+
+    @check("exec.wait-background")
+    async def test_exec_wait_background(self, guest: Guest) -> None:
+        """A background child that holds the output open does not hold up the wait for its parent."""
+        mark = marker()
+        process = await guest.start(*guest.shell('sleep "$1" & echo started', mark))
+        assert await read_until(process.stdout, b"started\n") == b"started\n"
+        with anyio.fail_after(5):
+            assert (await process.wait()).code == 0
+        await process.kill()
+
+    @check("exec.signals-default")
+    async def test_exec_signals_default(self, guest: Guest) -> None:
+        """A program starts with no signal blocked or ignored, SIGPIPE included."""
+        lines = (await guest.ok("grep -e SigBlk -e SigIgn /proc/self/status")).splitlines()
+        assert len(lines) == 2
+        assert [int(line.split()[1], 16) for line in lines] == [0, 0]
+
+    @check("exec.no-terminal")
+    async def test_exec_no_terminal(self, guest: Guest) -> None:
+        """Without a tty request a program has no terminal, also not through /dev/tty."""
+        script = (
+            "for fd in 0 1 2; do if [ -t $fd ]; then echo tty $fd; fi; done; (: < /dev/tty) 2>/dev/null && echo ctty"
+        )
+        assert (await guest.sh(script)).text == ""
+
+    @check("exec.no-zombies")
+    async def test_exec_no_zombies(self, guest: Guest) -> None:
+        """Programs and their orphans are reaped: no zombie stays."""
+        for _ in range(5):
+            await guest.ok("(sleep 0.01 &) ; (true &) ; true")
+
+        async def reaped() -> bool:
+            return await guest.ok("cat /proc/[0-9]*/stat 2>/dev/null | grep -c ' Z ' || true") == "0"
+
+        await eventually(reaped, "all zombies are reaped")

@@ -1,0 +1,230 @@
+"""features.*: what is declared works, and what isn't declared is refused; ports.* beside it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import pytest
+
+from jubako.boundary.contract import (
+    Attestable,
+    Feature,
+    Forkable,
+    Pausable,
+    PortForwarding,
+    Restorer,
+    SnapshotRef,
+    Snapshottable,
+    TerminalSize,
+)
+from jubako.errors import GuestConnectionError, InvalidRequestError, JubakoError
+from jubako.testing.conformance._checks import Checks, check
+from jubako.testing.conformance._guest import collect, marker, read_all, read_until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jubako.boundary.contract import ProbeReport
+    from jubako.testing.conformance._bench import Workbench
+    from jubako.testing.conformance._guest import Guest
+
+__all__ = ["FeatureChecks", "PortChecks"]
+
+_ECHO: Final = """
+import socket
+server = socket.create_server(("127.0.0.1", 0)); print(server.getsockname()[1], flush=True)
+while True:
+    peer = server.accept()[0]
+    while data := peer.recv(65536): peer.sendall(data)
+    peer.close()
+"""
+
+
+async def _matches(feature: Feature, report: ProbeReport, act: Callable[[], Awaitable[object]]) -> None:
+    """Check that ``act`` works if the feature is declared, and is refused by an error of jubako if not."""
+    with anyio.fail_after(15):
+        if feature in report.features:
+            await act()
+            return
+        with pytest.raises(JubakoError):
+            await act()
+
+
+class FeatureChecks(Checks):
+    """Declaration and behaviour agree, both ways. Checks that need an undeclared feature are skipped."""
+
+    @check("features.tty")
+    async def test_features_tty(self, guest: Guest, report: ProbeReport) -> None:
+        """Programs get a terminal if and only if the driver declares it."""
+
+        async def act() -> None:
+            assert (await guest.sh("test -t 1 && echo yes", tty=TerminalSize())).text == "yes"
+
+        await _matches(Feature.TTY, report, act)
+
+    @check("features.signals")
+    async def test_features_signals(self, guest: Guest, report: ProbeReport) -> None:
+        """Programs get signals if and only if the driver declares it."""
+        process = await guest.start("sleep", "60")
+
+        async def act() -> None:
+            await process.signal(15)
+            assert (await process.wait()).signal == 15
+
+        await _matches(Feature.SIGNALS, report, act)
+        await process.kill()
+
+    @check("features.background")
+    async def test_features_background(self, guest: Guest, report: ProbeReport) -> None:
+        """What a program leaves behind lives on if and only if the driver declares it."""
+        mark = marker()
+        await guest.ok('(setsid sleep "$1" >/dev/null 2>&1 &)', mark)
+        await anyio.sleep(0.2)
+        assert await guest.alive(mark) == (1 if Feature.BACKGROUND in report.features else 0)
+
+    @check("features.watch")
+    async def test_features_watch(self, guest: Guest, report: ProbeReport) -> None:
+        """Directories can be watched if and only if the driver declares it."""
+
+        async def act() -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(touch)
+                async for _ in guest.files.watch(guest.workspace):
+                    break
+                tasks.cancel_scope.cancel()
+
+        async def touch() -> None:
+            while True:
+                await guest.files.write(guest.workspace / "file", b"")
+                await anyio.sleep(0.02)
+
+        await _matches(Feature.WATCH, report, act)
+
+    @check("features.pause")
+    async def test_features_pause(self, guest: Guest, report: ProbeReport) -> None:
+        """Sandboxes can be paused if and only if the driver declares it."""
+
+        async def act() -> None:
+            assert isinstance(guest.instance, Pausable)
+            await guest.instance.pause()
+            await guest.instance.resume()
+
+        if Feature.PAUSE in report.features or isinstance(guest.instance, Pausable):
+            await _matches(Feature.PAUSE, report, act)
+
+    @check("features.ports")
+    async def test_features_ports(self, guest: Guest, report: ProbeReport) -> None:
+        """Ports can be reached if and only if the driver declares it."""
+
+        async def act() -> None:
+            assert isinstance(guest.instance, PortForwarding)
+            server = await guest.start(*guest.python(_ECHO))
+            port = int(await read_until(server.stdout, b"\n"))
+            await (await guest.instance.connect(port)).aclose()
+
+        if Feature.PORTS in report.features or isinstance(guest.instance, PortForwarding):
+            await _matches(Feature.PORTS, report, act)
+
+    @check("features.snapshot")
+    async def test_features_snapshot(self, guest: Guest, report: ProbeReport, bench: Workbench) -> None:
+        """Sandboxes can be written down and restored if and only if the driver declares it."""
+
+        async def act() -> None:
+            assert isinstance(guest.instance, Snapshottable)
+            assert isinstance(bench.driver, Restorer)
+            await guest.files.write(guest.workspace / "file", b"kept")
+            ref = await guest.instance.snapshot(memory=False)
+            assert isinstance(ref, SnapshotRef)
+            copy = await bench.driver.restore(ref, guest.plan, bench.context())
+            try:
+                assert await copy.files.read(guest.workspace / "file", limit=10) == b"kept"
+            finally:
+                await copy.destroy()
+
+        if Feature.SNAPSHOT in report.features or isinstance(guest.instance, Snapshottable):
+            await _matches(Feature.SNAPSHOT, report, act)
+
+    @check("features.fork")
+    async def test_features_fork(self, guest: Guest, report: ProbeReport, bench: Workbench) -> None:
+        """Sandboxes can be multiplied if and only if the driver declares it."""
+
+        async def act() -> None:
+            assert isinstance(guest.instance, Forkable)
+            copies = await guest.instance.fork(2, bench.context())
+            for copy in copies:
+                await copy.destroy()
+            assert len(copies) == 2
+
+        if Feature.FORK in report.features or isinstance(guest.instance, Forkable):
+            await _matches(Feature.FORK, report, act)
+
+    @check("features.attest")
+    async def test_features_attest(self, guest: Guest, report: ProbeReport) -> None:
+        """Sandboxes give evidence if and only if the driver declares it, bound to the nonce."""
+
+        async def act() -> None:
+            assert isinstance(guest.instance, Attestable)
+            first, second = [await guest.instance.evidence(bytes([item]) * 32) for item in (1, 2)]
+            assert first
+            assert first != second
+
+        if Feature.ATTEST in report.features or isinstance(guest.instance, Attestable):
+            await _matches(Feature.ATTEST, report, act)
+
+    @check("features.plan")
+    async def test_features_plan(self, guest: Guest, report: ProbeReport) -> None:
+        """A plan carries the features of the report it was made from."""
+        assert guest.plan.features == report.features
+        assert not inspect.isawaitable(guest.plan)
+
+
+class PortChecks(Checks):
+    """Connections into the sandbox."""
+
+    @check("ports.echo", needs=Feature.PORTS)
+    async def test_ports_echo(self, guest: Guest) -> None:
+        """A connection carries bytes both ways, many at once, and ends when it is closed."""
+        assert isinstance(guest.instance, PortForwarding)
+        server = await guest.start(*guest.python(_ECHO))
+        port = int(await read_until(server.stdout, b"\n"))
+        data = bytes(range(256)) * 4096
+        stream = await guest.instance.connect(port)
+        seen = b""
+
+        async def send() -> None:
+            await stream.send(data)
+            await stream.send_eof()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            seen = await read_all(stream)
+        assert seen == data
+        await stream.aclose()
+        await server.kill()
+
+    @check("ports.refused", needs=Feature.PORTS)
+    async def test_ports_refused(self, guest: Guest) -> None:
+        """A port that nobody listens on raises GuestConnectionError; a number that is none is refused."""
+        assert isinstance(guest.instance, PortForwarding)
+        with anyio.fail_after(5), pytest.raises(GuestConnectionError):
+            await guest.instance.connect(9)
+        for port in (0, -1, 65536):
+            with pytest.raises((InvalidRequestError, GuestConnectionError)):
+                await guest.instance.connect(port)
+
+    @check("ports.server-ends", needs=Feature.PORTS)
+    async def test_ports_server_ends(self, guest: Guest) -> None:
+        """When the server goes away its connections end."""
+        assert isinstance(guest.instance, PortForwarding)
+        server = await guest.start(*guest.python(_ECHO))
+        port = int(await read_until(server.stdout, b"\n"))
+        stream = await guest.instance.connect(port)
+        await stream.send(b"hello")
+        assert await stream.receive() == b"hello"
+        await server.kill()
+        await collect(server)
+        with anyio.fail_after(5), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await stream.receive()
+        await stream.aclose()

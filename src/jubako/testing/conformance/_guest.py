@@ -1,0 +1,253 @@
+"""A sandbox as the checks use it: short ways to run programs and to look around."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+import anyio
+
+from jubako.boundary.contract import ExecRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from anyio.abc import ByteReceiveStream
+
+    from jubako.boundary.contract import Enforcement, ExitStatus, Files, Instance, Plan, Process, TerminalSize
+
+__all__ = [
+    "Finished",
+    "Guest",
+    "Options",
+    "Toolchain",
+    "collect",
+    "eventually",
+    "host_processes",
+    "marker",
+    "read_all",
+    "read_until",
+    "single_error",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """The programs inside that the checks rely on, up to where the program text goes."""
+
+    shell: tuple[str, ...] = ("/bin/sh", "-c")
+    python: tuple[str, ...] = ("python3", "-c")
+
+
+class Options(TypedDict, total=False):
+    """What a program may be started with besides its arguments."""
+
+    cwd: str
+    env: Mapping[str, str]
+    user: str
+    tty: TerminalSize
+    stdin: bool
+    timeout: float
+    max_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that ended, with all that it wrote."""
+
+    status: ExitStatus
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, surrounding white space removed."""
+        return self.stdout.decode("utf-8", "surrogateescape").strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One instance, the plan it was made by, and the programs inside."""
+
+    instance: Instance
+    plan: Plan
+    toolchain: Toolchain = field(default_factory=Toolchain)
+
+    @property
+    def files(self) -> Files:
+        """The instance's files."""
+        return self.instance.files
+
+    @property
+    def workspace(self) -> PurePosixPath:
+        """Where the policy puts the workspace."""
+        return PurePosixPath(self.plan.spec.policy.files.workspace)
+
+    def level(self, control: str) -> Enforcement | None:
+        """Return how far the plan says that a control holds, or None when it doesn't mention it."""
+        return next((item.level for item in self.plan.controls if item.control == control), None)
+
+    def shell(self, script: str, *arguments: str) -> tuple[str, ...]:
+        """Return the argument vector that runs a shell script; its ``$1`` is the first argument."""
+        return (*self.toolchain.shell, script, "sh", *arguments)
+
+    def python(self, code: str, *arguments: str) -> tuple[str, ...]:
+        """Return the argument vector that runs Python code; its ``sys.argv[1]`` is the first argument."""
+        return (*self.toolchain.python, code, *arguments)
+
+    async def start(self, *argv: str, **options: Unpack[Options]) -> Process:
+        """Start a program and return at once."""
+        return await self.instance.exec(make_request(argv, options))
+
+    async def run(self, *argv: str, feed: bytes | None = None, **options: Unpack[Options]) -> Finished:
+        """Run a program to its end; ``feed`` is written to its standard input, which is then closed."""
+        if feed is not None:
+            options["stdin"] = True
+        return await collect(await self.start(*argv, **options), feed)
+
+    async def sh(self, script: str, *arguments: str, **options: Unpack[Options]) -> Finished:
+        """Run a shell script to its end."""
+        return await self.run(*self.shell(script, *arguments), **options)
+
+    async def py(self, code: str, *arguments: str, **options: Unpack[Options]) -> Finished:
+        """Run Python code to its end."""
+        return await self.run(*self.python(code, *arguments), **options)
+
+    async def ok(self, script: str, *arguments: str, **options: Unpack[Options]) -> str:
+        """Run a shell script that must succeed; return what it printed."""
+        done = await self.sh(script, *arguments, **options)
+        assert done.status.code == 0, f"{script!r} ended with {done.status}: {done.stderr[-500:]!r}"
+        return done.text
+
+    async def alive(self, mark: str) -> int:
+        """Return how many processes inside have ``mark`` in their arguments."""
+        # The bracket keeps the pattern from matching the processes that search for it.
+        pattern = f"[{mark[0]}]{mark[1:]}"
+        done = await self.sh('grep -las -e "$1" /proc/[0-9]*/cmdline', pattern)
+        return len(done.stdout.splitlines())
+
+    async def until_alive(self, mark: str, count: int = 1) -> None:
+        """Wait until at least ``count`` processes with ``mark`` run inside."""
+
+        async def ready() -> bool:
+            return await self.alive(mark) >= count
+
+        await eventually(ready, f"{count} processes marked {mark} are running")
+
+    async def until_gone(self, mark: str, *, within: float = 5.0) -> None:
+        """Wait until no process with ``mark`` runs inside any more."""
+
+        async def gone() -> bool:
+            return await self.alive(mark) == 0
+
+        await eventually(gone, f"no process marked {mark} is left", within=within)
+
+
+def make_request(argv: tuple[str, ...], options: Options) -> ExecRequest:
+    """Return the request for a program."""
+    cwd = options.get("cwd")
+    seconds = options.get("timeout")
+    return ExecRequest(
+        argv=argv,
+        cwd=None if cwd is None else PurePosixPath(cwd),
+        env=options.get("env", {}),
+        user=options.get("user"),
+        tty=options.get("tty"),
+        stdin=options.get("stdin", False),
+        timeout=None if seconds is None else timedelta(seconds=seconds),
+        max_output=options.get("max_output", 10 * 1024 * 1024),
+    )
+
+
+async def collect(process: Process, feed: bytes | None = None) -> Finished:
+    """Return what a started program wrote and how it ended."""
+    parts: dict[str, bytes] = {}
+
+    async def read(name: str, stream: ByteReceiveStream) -> None:
+        parts[name] = await read_all(stream)
+
+    async def write() -> None:
+        if process.stdin is None:
+            return
+        try:
+            if feed:
+                await process.stdin.send(feed)
+            await process.stdin.aclose()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # the program ended without reading everything, as programs may
+
+    with single_error():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, "stdout", process.stdout)
+            tasks.start_soon(read, "stderr", process.stderr)
+            tasks.start_soon(write)
+            status = await process.wait()
+    return Finished(status, parts["stdout"], parts["stderr"])
+
+
+async def read_all(stream: ByteReceiveStream) -> bytes:
+    """Return everything until the stream ends."""
+    parts = [chunk async for chunk in stream]
+    return b"".join(parts)
+
+
+async def read_until(stream: ByteReceiveStream, wanted: bytes, *, within: float = 10.0) -> bytes:
+    """Return what came up to and with the chunk in which ``wanted`` was complete."""
+    seen = b""
+    with anyio.move_on_after(within):
+        while wanted not in seen:
+            try:
+                seen += await stream.receive()
+            except anyio.EndOfStream:
+                break
+    assert wanted in seen, f"waited for {wanted!r}, got {seen[-500:]!r}"
+    return seen
+
+
+async def eventually(predicate: Callable[[], Awaitable[bool]], what: str, *, within: float = 5.0) -> None:
+    """Wait until ``predicate`` holds; fail with ``what`` otherwise."""
+    pause = 0.01
+    with anyio.move_on_after(within):
+        while not await predicate():
+            await anyio.sleep(pause)
+            pause = min(pause * 1.5, 0.2)
+        return
+    msg = f"not within {within:g} s: {what}"
+    raise AssertionError(msg)
+
+
+def marker() -> str:
+    """Return a number that no other process has among its arguments; ``sleep`` takes it as seconds."""
+    return str(10**9 + secrets.randbelow(10**9))
+
+
+def host_processes(mark: str) -> list[int]:
+    """Return the processes of this machine that have ``mark`` in their arguments, as the host sees them."""
+    found: list[int] = []
+    needle = mark.encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if needle in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue  # it ended while we looked
+    return found
+
+
+@contextmanager
+def single_error() -> Iterator[None]:
+    """Raise the one error of a task group by itself, so that checks can expect its type."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if error is group:
+            raise
+        raise error from None

@@ -1,0 +1,190 @@
+"""limits.*: what happens when a program asks for more than the policy gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import pytest
+
+from jubako.boundary.contract import Enforcement
+from jubako.policy import FilePolicy, Policy, ResourcePolicy
+from jubako.testing.conformance._checks import Checks, check
+from jubako.testing.conformance._guest import collect, marker, read_until
+
+if TYPE_CHECKING:
+    from jubako.testing.conformance._bench import MakeGuest
+    from jubako.testing.conformance._guest import Guest
+
+__all__ = ["LimitChecks"]
+
+_MIB = 1024 * 1024
+
+_BOMB: Final = """
+held = []
+try:
+    while len(held) < 300: held.append(bytearray(b"x") * (1 << 20))
+except MemoryError:
+    raise SystemExit(77)
+print("held", len(held))
+"""
+_FORKS: Final = """
+import os, sys, time
+made = 0
+try:
+    for _ in range(400):
+        if os.fork() == 0:
+            time.sleep(60); os._exit(0)
+        made += 1
+except OSError as error:
+    print(made, error.errno, flush=True)
+    time.sleep(float(sys.argv[1]))
+    raise SystemExit(77)
+print(made)
+"""
+_OPEN: Final = """
+import os
+held = []
+try:
+    while len(held) < 2000: held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError as error:
+    print(len(held) + 3, error.errno)
+else:
+    print(len(held) + 3, 0)
+"""
+_SPIN: Final = """
+import os, sys, time
+for _ in range(int(sys.argv[1]) - 1):
+    if os.fork() == 0: break
+end = time.monotonic() + 1.2
+while time.monotonic() < end: pass
+print(time.process_time(), flush=True)
+"""
+
+
+def _require(guest: Guest, control: str, *levels: Enforcement) -> None:
+    level = guest.level(control)
+    if level not in levels:
+        pytest.skip(f"the plan says that {control} is {level} here")
+
+
+class LimitChecks(Checks):
+    """Programs that ask for more than the policy gives."""
+
+    @check("limits.memory")
+    async def test_limits_memory(self, make_guest: MakeGuest) -> None:
+        """A program that takes too much memory fails, alone; the status names the limit where it is enforced."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(memory=128 * _MIB)))
+        _require(guest, "resource.memory", Enforcement.ENFORCED, Enforcement.PARTIAL)
+        done = await guest.py(_BOMB)
+        assert b"held" not in done.stdout, "300 MiB were given under a limit of 128 MiB"
+        assert done.status.code != 0
+        if guest.level("resource.memory") is Enforcement.ENFORCED:
+            assert "resource.memory" in done.status.limits
+            assert done.status.oom
+        assert await guest.ok("echo works") == "works"
+
+    @check("limits.memory-sum")
+    async def test_limits_memory_sum(self, make_guest: MakeGuest) -> None:
+        """The memory limit counts all programs together, and files in the workspace and /tmp."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(memory=128 * _MIB)))
+        _require(guest, "resource.memory", Enforcement.ENFORCED)
+        done = await guest.sh("head -c 100000000 /dev/zero > /tmp/a && head -c 100000000 /dev/zero > b && echo held")
+        assert b"held" not in done.stdout, "200 MB of files were held under a limit of 128 MiB"
+        assert "resource.memory" in done.status.limits
+        assert await guest.ok("rm -f /tmp/a b; echo works") == "works"
+
+    @check("limits.memory-fits")
+    async def test_limits_memory_fits(self, make_guest: MakeGuest) -> None:
+        """A program that needs less than the limit is not troubled."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(memory=512 * _MIB)))
+        done = await guest.py(_BOMB)
+        assert done.stdout == b"held 300\n"
+        assert not done.status.limits
+
+    @check("limits.processes")
+    async def test_limits_processes(self, make_guest: MakeGuest) -> None:
+        """A fork bomb stops at the limit, is reported, and leaves the sandbox able to answer."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(processes=24)))
+        _require(guest, "resource.processes", Enforcement.ENFORCED, Enforcement.PARTIAL)
+        process = await guest.start(*guest.python(_FORKS, "0.3"))
+        made, error = (await read_until(process.stdout, b"\n")).split()
+        assert int(made) < 24, f"{int(made)} processes under a limit of 24"
+        assert int(error) == 11
+        path = guest.workspace / "file"
+        await guest.files.write(path, b"files still work")
+        assert await guest.files.read(path, limit=100) == b"files still work"
+        status = (await collect(process)).status
+        assert status.code == 77
+        assert "resource.processes" in status.limits
+        await process.kill()
+        assert await guest.ok("echo works") == "works"
+
+    @check("limits.processes-exec")
+    async def test_limits_processes_exec(self, make_guest: MakeGuest) -> None:
+        """A program that can't be started for want of processes says so, as a status or a limit error."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(processes=16)))
+        _require(guest, "resource.processes", Enforcement.ENFORCED, Enforcement.PARTIAL)
+        process = await guest.start(*guest.python(_FORKS, "60"))
+        await read_until(process.stdout, b"\n")
+        with anyio.fail_after(10):
+            status = (await guest.run("true")).status
+        # The agent may keep room for the caller's own programs; then the program simply runs.
+        assert status.code == 0 or (status.code == 126 and "resource.processes" in status.limits)
+        await process.kill()
+        await process.wait()
+        assert await guest.ok("echo works") == "works"
+
+    @check("limits.open-files")
+    async def test_limits_open_files(self, make_guest: MakeGuest) -> None:
+        """A program can open as many descriptors as the policy says, and can't raise that."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(open_files=64)))
+        _require(guest, "resource.open-files", Enforcement.ENFORCED)
+        assert (await guest.py(_OPEN)).text == "64 24"
+        assert (await guest.sh("ulimit -Hn 1024 && ulimit -n")).status.code != 0
+
+    @check("limits.disk")
+    async def test_limits_disk(self, make_guest: MakeGuest) -> None:
+        """Each writable place is full at its size, and the sandbox works on."""
+        guest = await make_guest(Policy(files=FilePolicy(workspace_size=4 * _MIB, tmp_size=2 * _MIB)))
+        _require(guest, "resource.disk", Enforcement.ENFORCED)
+        for place, size in ((str(guest.workspace), 4 * _MIB), ("/tmp", 2 * _MIB), ("/dev/shm", 2 * _MIB)):
+            done = await guest.sh('head -c 16000000 /dev/zero > "$1/fill"; stat -c %s "$1/fill"; rm "$1/fill"', place)
+            assert size * 0.9 <= int(done.text) <= size, place
+            assert b"No space left" in done.stderr
+        await guest.ok("echo works > file; cat file")
+
+    @check("limits.inodes")
+    async def test_limits_inodes(self, make_guest: MakeGuest) -> None:
+        """Files can't be made without end."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(inodes=500)))
+        _require(guest, "resource.inodes", Enforcement.ENFORCED)
+        script = 'mkdir d; cd d; i=0; while [ $i -lt 2000 ] && : > "f$i"; do i=$((i+1)); done 2>/dev/null; ls | wc -l'
+        done = await guest.sh(script)
+        assert 0 < int(done.text.split()[-1]) <= 500
+        await guest.ok("rm -rf d")
+        assert await guest.ok("echo works") == "works"
+
+    @check("limits.cpu")
+    async def test_limits_cpu(self, make_guest: MakeGuest) -> None:
+        """All programs together get no more CPU time than the policy says."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(cpus=0.2)))
+        _require(guest, "resource.cpu", Enforcement.ENFORCED)
+        begun = anyio.current_time()
+        done = await guest.py(_SPIN, "2")
+        elapsed = anyio.current_time() - begun
+        used = sum(map(float, done.stdout.split()))
+        assert used <= elapsed * 0.2 * 1.5 + 0.1, f"{used:.2f} s of CPU in {elapsed:.2f} s under a limit of 0.2 CPUs"
+
+    @check("limits.after-bomb")
+    async def test_limits_after_bomb(self, make_guest: MakeGuest) -> None:
+        """A limit that one program ran into is not held against the next, nor against one that was running."""
+        guest = await make_guest(Policy(resources=ResourcePolicy(memory=128 * _MIB, processes=24)))
+        mark = marker()
+        other = await guest.start("sleep", mark)
+        assert (await guest.py(_BOMB)).status.code != 0
+        assert (await guest.py(_FORKS, "0")).status.code == 77
+        assert await guest.alive(mark) == 1
+        await other.kill()
+        assert not (await other.wait()).limits
+        assert not (await guest.sh("exit 0")).status.limits
