@@ -11,7 +11,7 @@ from . import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, NoReturn, Tuple, Union
 
     Handler = Callable[[int], None]
     Job = Iterator[bool]
@@ -31,6 +31,7 @@ class Stream:
         """Bytes that may still be sent on channel 0."""
 
     def send(self, kind: int, *values: Any) -> None:
+        """Send a control message on this stream."""
         self.agent.send(kind, self.ident, wire.encode(kind, values))
 
     def end(self, kind: int = wire.END_OK, number: int = 0, text: str = "") -> None:
@@ -39,15 +40,16 @@ class Stream:
             self.send(wire.END, kind, number, text)
 
     def end_with(self, error: OSError) -> None:
+        """Say the last word after a failed system call."""
         self.end(wire.END_ERRNO, (error.errno or errno.EIO) & 4095, posix.strerror(error.errno or errno.EIO))
 
     def on_data(self, data: bytes) -> None:
         """Take bytes from the host; streams that want none drop them."""
 
-    def on_eof(self) -> None:
+    def on_eof(self, _channel: int = 0) -> None:
         """The host sends no more data."""
 
-    def on_credit(self, channel: int, amount: int) -> None:
+    def on_credit(self, _channel: int, amount: int) -> None:
         """The host can take more data."""
         self.window += amount
 
@@ -62,6 +64,21 @@ class Stream:
         self.end(wire.END_CANCELLED)
 
 
+class CallStream(Stream):
+    """A request that is served at once by a function."""
+
+    def run(self, function: Callable[..., None], *fields: Any) -> None:
+        """Call the function and end with what comes of it."""
+        try:
+            function(self, *fields)
+        except OSError as error:
+            self.end_with(error)
+        except ValueError as error:
+            self.end(wire.END_REFUSED, errno.EINVAL, str(error))
+        else:
+            self.end()
+
+
 class JobStream(Stream):
     """A request served by a generator in slices, so that none can hold up the loop.
 
@@ -71,6 +88,7 @@ class JobStream(Stream):
     job: Job
 
     def start(self, job: Job) -> None:
+        """Run the first slice."""
         self.job = job
         self.step()
 
@@ -86,11 +104,13 @@ class JobStream(Stream):
         except ValueError as error:
             self.end(wire.END_REFUSED, errno.EINVAL, str(error))
 
-    def on_credit(self, channel: int, amount: int) -> None:
+    def on_credit(self, _channel: int, amount: int) -> None:
+        """Go on where the job waited for credit."""
         self.window += amount
         self.agent.runnable[self.ident] = self
 
     def on_close(self) -> None:
+        """Stop the job."""
         # Closing the generator runs its cleanup: temporary files go, descriptors close.
         self.job.close()  # type: ignore[attr-defined]  # every job is a generator
         self.end(wire.END_CANCELLED)
@@ -111,7 +131,7 @@ class Agent:
         self.streams: Dict[int, Stream] = {}
         self.runnable: Dict[int, JobStream] = {}
         self.timers: Dict[object, Tuple[float, Callable[[], None]]] = {}
-        self.serve: "Optional[Callable[[int, int, List[Any]], None]]" = None
+        self.serve: Callable[[int, int, List[Any]], None] = _not_ready
         """Handler of control messages that open a stream or concern the session."""
         self._highest = 0
         self._handlers: Dict[int, Handler] = {}
@@ -125,16 +145,18 @@ class Agent:
     # -- descriptors ------------------------------------------------------------------------
 
     def watch_fd(self, fd: int, events: int, handler: Handler) -> None:
+        """Call ``handler`` whenever one of ``events``, or a hang-up, is there."""
         self._handlers[fd] = handler
         self._poll.register(fd, events)
 
     def forget_fd(self, fd: int) -> None:
+        """Undo ``watch_fd``; idempotent."""
         if self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
     # -- sending ----------------------------------------------------------------------------
 
-    def send(self, kind: int, stream: int, payload: "bytes | bytearray" = b"") -> None:
+    def send(self, kind: int, stream: int, payload: Union[bytes, bytearray] = b"") -> None:
         """Queue one frame; it leaves at the end of this turn of the loop at the latest."""
         out = self._out
         out += len(payload).to_bytes(4, "big")
@@ -211,28 +233,18 @@ class Agent:
                 stream.on_data(payload)
             return
         fields = wire.decode(kind, payload)
-        if not wire.EOF <= kind <= wire.CLOSE and kind != wire.RESIZE:
+        handler = _STREAM_HANDLERS.get(kind)
+        if handler is None:
             if ident:
                 if ident <= self._highest:
                     raise wire.WireError("stream id used twice")
                 self._highest = ident
-            if self.serve is None:
-                raise wire.WireError("not ready")
             self.serve(kind, ident, fields)
-        elif stream is None:
-            # Frames can cross the END that closed their stream.
-            if ident > self._highest:
-                raise wire.WireError("unknown stream")
-        elif kind == wire.EOF:
-            stream.on_eof()
-        elif kind == wire.CREDIT:
-            stream.on_credit(fields[0], fields[1])
-        elif kind == wire.DISCARD:
-            stream.on_discard(fields[0])
-        elif kind == wire.RESIZE:
-            stream.on_resize(fields[0], fields[1])
-        else:
-            stream.on_close()
+        elif stream is not None:
+            handler(stream, *fields)
+        elif ident > self._highest:
+            # A lower one is fine: frames can cross the END that closed their stream.
+            raise wire.WireError("unknown stream")
 
     # -- the loop ---------------------------------------------------------------------------
 
@@ -257,27 +269,48 @@ class Agent:
             if handler is not None:
                 handler(events)
         if self.timers:
-            now = time.monotonic()
-            for key, (when, callback) in list(self.timers.items()):
-                if when <= now:
-                    self.timers.pop(key, None)
-                    callback()
+            self._run_timers()
         if self.runnable:
-            jobs = self.runnable
-            self.runnable = {}
-            for ident, job in jobs.items():
-                if ident in self.streams:
-                    job.step()
+            self._run_jobs()
         if self._out and not self._blocked:
             self.flush()
 
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        for key, (when, callback) in list(self.timers.items()):
+            # An earlier callback of this round may have removed or moved it.
+            if when <= now and self.timers.get(key) == (when, callback):
+                del self.timers[key]
+                callback()
+
+    def _run_jobs(self) -> None:
+        jobs = self.runnable
+        self.runnable = {}
+        for ident, job in jobs.items():
+            if ident in self.streams:
+                job.step()
+
     def die(self, status: int) -> NoReturn:
         """End the agent and everything that it started, at once."""
-        from . import tree  # noqa: PLC0415  # the usual end of a sandbox is SIGKILL, so this is rarely needed
+        from . import tree
 
         tree.kill_everything()
         posix._exit(status)
 
 
-def _when(item: "Tuple[float, Any]") -> float:
+def _when(item: Tuple[float, Callable[[], None]]) -> float:
     return item[0]
+
+
+def _not_ready(_kind: int, _ident: int, _fields: List[Any]) -> None:
+    raise wire.WireError("not ready")
+
+
+_STREAM_HANDLERS: Dict[int, Callable[..., None]] = {
+    wire.EOF: lambda stream, channel: stream.on_eof(channel),
+    wire.CREDIT: lambda stream, channel, amount: stream.on_credit(channel, amount),
+    wire.DISCARD: lambda stream, channel: stream.on_discard(channel),
+    wire.RESIZE: lambda stream, rows, columns: stream.on_resize(rows, columns),
+    wire.CLOSE: lambda stream: stream.on_close(),
+}
+"""What goes to an open stream; every other message opens one or concerns the session."""

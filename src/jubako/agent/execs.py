@@ -44,7 +44,7 @@ class Output:
             self.agent.forget_fd(self.fd)
         self._armed = wanted
 
-    def _on_ready(self, events: int) -> None:
+    def _on_ready(self, _events: int) -> None:
         self.read()
 
     def read(self) -> bool:
@@ -89,7 +89,7 @@ class Output:
         """Return how many bytes the pipe holds."""
         if self.fd < 0 or self.discard:
             return 0
-        import fcntl  # noqa: PLC0415  # loaded while the host answers HELLO
+        import fcntl  # loaded while the host answered HELLO
 
         try:
             answer: bytes = fcntl.ioctl(self.fd, 0x541B, b"\0\0\0\0")  # FIONREAD
@@ -123,7 +123,7 @@ class Output:
 class Input:
     """A program's input, buffered up to the window that the host was given."""
 
-    def __init__(self, stream: core.Stream, fd: int, tty: bool) -> None:
+    def __init__(self, stream: core.Stream, fd: int, *, tty: bool) -> None:
         self.stream = stream
         self.agent = stream.agent
         self.fd = fd
@@ -134,6 +134,7 @@ class Input:
         self._armed = False
 
     def feed(self, data: bytes) -> None:
+        """Write what the pipe takes and keep the rest."""
         if self.fd >= 0 and not self._closing:
             self._buffer += data
             self._pump()
@@ -146,7 +147,7 @@ class Input:
                 self._buffer += _END_OF_TRANSMISSION
             self._pump()
 
-    def _on_ready(self, events: int) -> None:
+    def _on_ready(self, _events: int) -> None:
         self._pump()
 
     def _pump(self) -> None:
@@ -174,6 +175,7 @@ class Input:
             self.close()
 
     def close(self) -> None:
+        """Close the descriptor and forget what was not written; idempotent."""
         if self.fd >= 0:
             if self._armed:
                 self.agent.forget_fd(self.fd)
@@ -248,8 +250,8 @@ class Exec(core.Stream):
         self.input = Input(self, second, tty=True)
 
     def _set_size(self, fd: int, size: Tuple[int, int]) -> None:
-        import fcntl  # noqa: PLC0415
-        import termios  # noqa: PLC0415  # only terminals need it
+        import fcntl
+        import termios
 
         rows, columns = size
         packed = rows.to_bytes(2, _ORDER) + columns.to_bytes(2, _ORDER) + b"\0\0\0\0"
@@ -262,20 +264,24 @@ class Exec(core.Stream):
         self.send(wire.STARTED, pid)
 
     def on_data(self, data: bytes) -> None:
+        """Take input for the program."""
         if self.input is not None:
             self.input.feed(data)
 
-    def on_eof(self) -> None:
+    def on_eof(self, _channel: int = 0) -> None:
+        """Close the program's input."""
         if self.input is not None:
             self.input.finish()
 
     def on_credit(self, channel: int, amount: int) -> None:
+        """Read on."""
         for output in self.outputs:
             if output.channel == channel:
                 output.credit += amount
                 output.arm()
 
     def on_discard(self, channel: int) -> None:
+        """Read on, to nowhere."""
         for output in self.outputs:
             if output.channel == channel and not output.discard:
                 output.drop()
@@ -283,6 +289,7 @@ class Exec(core.Stream):
                     self.settle()
 
     def on_resize(self, rows: int, columns: int) -> None:
+        """Tell the terminal, which signals its programs."""
         if self.tty and self.outputs[0].fd >= 0:
             self._set_size(self.outputs[0].fd, (rows, columns))
 
@@ -318,6 +325,7 @@ class Exec(core.Stream):
         self.settle()
 
     def on_output_closed(self, output: Output) -> None:
+        """Pass on that an output has ended."""
         output.tell()
         if self.exited:
             self.settle()
@@ -326,9 +334,8 @@ class Exec(core.Stream):
         """After the exit: once all that is owed was passed on, wait a little for stragglers, then end."""
         if all(output.told for output in self.outputs):
             self._finish()
-        elif all(output.told or output.owed <= 0 for output in self.outputs):
-            if self not in self.agent.timers:
-                self.agent.after(self, self.agent.drain, self._detach)
+        elif all(output.told or output.owed <= 0 for output in self.outputs) and self not in self.agent.timers:
+            self.agent.after(self, self.agent.drain, self._detach)
 
     def _detach(self) -> None:
         # A background child still holds the pipe: it may write on, but nobody listens any more.
@@ -403,12 +410,10 @@ class Execs:
             if stream is not None:
                 stream.on_exit(status, usage)
 
-    def signal(self, target: int, number: int) -> Iterator[bool]:
+    def signal(self, _stream: core.Stream, target: int, number: int) -> None:
         """Serve SIGNAL: to the program and all its descendants."""
         for proc in self.family.members(target):
             tree.send_signal(proc.pid, number)
-        return
-        yield True  # a job is a generator
 
     def kill(self, stream: core.JobStream, target: int) -> Iterator[bool]:
         """Serve KILL: done when nothing of the exec is left."""

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, Optional, Tuple
 
-    from .core import JobStream
+    from .core import JobStream, Stream
 
 _FMT, _REG, _DIR, _LNK = 0o170000, 0o100000, 0o040000, 0o120000
 _OPEN = posix.O_CLOEXEC | posix.O_NOCTTY | posix.O_NONBLOCK
@@ -120,7 +120,7 @@ def lookup(name: bytes, dir_fd: Optional[int]) -> Tuple[int, int, int, int, byte
     return describe(status, target)
 
 
-def stat(stream: JobStream, path: bytes) -> Iterator[bool]:
+def stat(stream: Stream, path: bytes) -> None:
     """Serve STAT."""
     workspace = stream.agent.workspace
     if absolute(workspace, path).strip(b"/") and path.rstrip(b"/") not in (b"", b".") and not path.endswith(b".."):
@@ -132,8 +132,6 @@ def stat(stream: JobStream, path: bytes) -> Iterator[bool]:
     else:
         fields = lookup(absolute(workspace, path), None)
     stream.send(wire.INFO, *fields)
-    return
-    yield True
 
 
 def read(stream: JobStream, path: bytes, offset: int, length: int) -> Iterator[bool]:
@@ -163,7 +161,7 @@ def read(stream: JobStream, path: bytes, offset: int, length: int) -> Iterator[b
         posix.close(fd)
 
 
-def mkdir(stream: JobStream, path: bytes, mode: int, parents: int) -> Iterator[bool]:
+def mkdir(stream: Stream, path: bytes, mode: int, parents: int) -> None:
     """Serve MKDIR."""
     workspace = stream.agent.workspace
     if parents:
@@ -175,11 +173,9 @@ def mkdir(stream: JobStream, path: bytes, mode: int, parents: int) -> Iterator[b
             posix.chmod(name, mode, dir_fd=parent)
         finally:
             posix.close(parent)
-    return
-    yield True
 
 
-def move(stream: JobStream, source: bytes, target: bytes, overwrite: int) -> Iterator[bool]:
+def move(stream: Stream, source: bytes, target: bytes, overwrite: int) -> None:
     """Serve MOVE: within one file system by rename, across two refused with EXDEV."""
     workspace = stream.agent.workspace
     from_fd, from_name = open_parent(workspace, source)
@@ -193,8 +189,6 @@ def move(stream: JobStream, source: bytes, target: bytes, overwrite: int) -> Ite
             posix.close(to_fd)
     finally:
         posix.close(from_fd)
-    return
-    yield True
 
 
 def _refuse_existing(dir_fd: int, name: bytes) -> None:
@@ -205,7 +199,7 @@ def _refuse_existing(dir_fd: int, name: bytes) -> None:
     raise OSError(errno.EEXIST, "")
 
 
-def chmod(stream: JobStream, path: bytes, mode: int) -> Iterator[bool]:
+def chmod(stream: Stream, path: bytes, mode: int) -> None:
     """Serve CHMOD, on the object that a link leads to."""
     workspace = stream.agent.workspace
     fd = posix.open(absolute(workspace, path), posix.O_PATH | posix.O_CLOEXEC)
@@ -214,5 +208,3 @@ def chmod(stream: JobStream, path: bytes, mode: int) -> Iterator[bool]:
         posix.chmod(b"/proc/self/fd/%d" % fd, mode)
     finally:
         posix.close(fd)
-    return
-    yield True

@@ -7,6 +7,7 @@ itself would cost a third of the whole start-up.
 from __future__ import annotations
 
 import posix
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _RLIMIT_NOFILE = 7
+_LIBC = "libc.so.6"
 AGENT_FILES = 256
 """Descriptors below which a limit is given to programs only and not to the agent."""
 
@@ -33,9 +35,9 @@ class LibC:
         self._call: Optional[Callable[..., int]] = None
         self._handle = 0
         try:
-            import _ctypes  # noqa: PLC0415  # loaded while the host answers HELLO
+            import _ctypes  # loaded while the host answers HELLO
 
-            self._handle = _ctypes.dlopen(None, 2)
+            self._handle = _ctypes.dlopen(_LIBC, posix.RTLD_NOW)
             self._symbol = _ctypes.dlsym
             self._call = _ctypes.call_function
         except (ImportError, AttributeError, OSError):
@@ -43,6 +45,7 @@ class LibC:
 
     @property
     def works(self) -> bool:
+        """Whether calls can be made at all."""
         return self._call is not None
 
     def __call__(self, name: str, *arguments: object) -> int:
@@ -54,9 +57,9 @@ class LibC:
 
 def set_limits(values: Sequence[int]) -> List[Tuple[int, int, int]]:
     """Apply resource limits, given as kind, soft, hard, ...; return those meant for programs only."""
-    import resource  # noqa: PLC0415  # loaded while the host answers HELLO
+    import resource  # loaded while the host answered HELLO
 
-    for_programs = []
+    for_programs: List[Tuple[int, int, int]] = []
     for at in range(0, len(values) - 2, 3):
         kind, soft, hard = (_limit(value) for value in values[at : at + 3])
         old_hard = resource.getrlimit(kind)[1]
@@ -65,8 +68,7 @@ def set_limits(values: Sequence[int]) -> List[Tuple[int, int, int]]:
         if hard != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > hard):
             soft = hard
         if kind == _RLIMIT_NOFILE and 0 <= hard < AGENT_FILES:
-            # control: resource.open-files
-            for_programs.append((kind, soft, hard))
+            for_programs.append((kind, soft, hard))  # control: resource.open-files
         else:
             resource.setrlimit(kind, (soft, hard))
     return for_programs
@@ -98,8 +100,6 @@ def _handled(abi: int) -> int:
 
 
 def _number(value: int, size: int) -> bytes:
-    import sys  # noqa: PLC0415  # always loaded
-
     return value.to_bytes(size, sys.byteorder)
 
 
@@ -138,7 +138,7 @@ def _allow(libc: LibC, ruleset: int, path: bytes, rights: int) -> str:
         # Nothing there, nothing to allow.
         return ""
     except OSError as error:
-        return "%s: %s" % (path.decode("utf-8", "replace"), posix.strerror(error.errno))
+        return "%s: %s" % (path.decode("utf-8", "replace"), posix.strerror(error.errno or 0))
     try:
         if posix.fstat(fd).st_mode & 0o170000 != 0o040000:
             rights &= _FILE_RIGHTS

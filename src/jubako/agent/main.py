@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the C module has no stub
 import errno
 import posix
 import select
 import sys
-
-import _signal  # type: ignore[import-not-found]  # the C module has no stub
-
+import time
 
 from . import core, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, NoReturn
-
-    Job = Callable[..., Iterator[bool]]
+    from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional
 
 _IGNORED = (1, 2, 3, 10, 12, 13, 14, 16, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30)
 _SIGTERM, _SIGCHLD, _SIGCONT = 15, 17, 18
 _FATAL = 70
+_STOP_PAUSE = 0.005
+_KILL_ROUNDS = 400
 
 
 class Main:
@@ -44,13 +43,14 @@ class Main:
         hello = (wire.PROTOCOL, wire.AGENT_VERSION, version, posix.getpid(), posix.geteuid())
         self.agent.send(wire.HELLO, 0, wire.encode(wire.HELLO, hello))
         self.agent.flush()
-        import fcntl  # noqa: F401, PLC0415  # these cost nothing here: the host is at work
-        import resource  # noqa: F401, PLC0415
+        import fcntl  # noqa: F401  # these cost nothing here: the host is at work
+        import resource  # noqa: F401
 
-        from . import execs, harden
+        from . import execs, harden, walls
 
         self._libc = harden.LibC()
         self._harden = harden
+        self._walls = walls
         self._execs = execs.Execs(self.agent)
         self.agent.run()
 
@@ -59,8 +59,8 @@ class Main:
     def _handshake(self, kind: int, ident: int, fields: List[Any]) -> None:
         if kind != wire.CONFIG or ident:
             raise wire.WireError("CONFIG expected")
-        agent, harden = self.agent, self._harden
-        workspace, user, env, limits, landlock, readable, writable, window, streams, drain = fields
+        agent, harden, walls = self.agent, self._harden, self._walls
+        workspace, user, env, limits, landlock, readable, writable, mounts, program, window, streams, drain = fields
         agent.workspace = workspace
         agent.user = user
         agent.env = dict(env)
@@ -69,6 +69,8 @@ class Main:
         agent.drain = drain / 1000
         self._execs.spawner.child_limits = harden.set_limits(limits)
         self._execs.spawner.raise_oom_score()
+        if mounts:
+            walls.mount_private(mounts)  # control: fs.workspace, fs.private-tmp, resource.disk, resource.inodes
         harden.set_process_flags(self._libc)
         abi = harden.landlock_abi(self._libc)
         note, applied = "", 0
@@ -78,11 +80,14 @@ class Main:
                 applied = 0 if note else 1
             else:
                 note = "the kernel offers no Landlock" if self._libc.works else "the interpreter has no _ctypes"
+        if program:
+            walls.drop_capabilities()  # control: syscall.capabilities
+            walls.load_filter(program)  # control: syscall.allowlist
         agent.features = [b"exec", b"files", b"ports", b"tty", b"usage"] + [b"watch"] * self._libc.works
         agent.serve = self._serve
         agent.send(wire.READY, 0, wire.encode(wire.READY, (agent.features, abi, applied, note)))
 
-    def _on_signal(self, events: int) -> None:
+    def _on_signal(self, _events: int) -> None:
         numbers = posix.read(self._wake, 4096)
         if bytes((_SIGCHLD,)) in numbers:
             self._execs.reap()
@@ -96,23 +101,25 @@ class Main:
         self._stopping = True
         from . import tree
 
-        rounds = [max(1, grace // 10)]
         for proc in tree.everything():
             for number in (_SIGTERM, _SIGCONT):
                 tree.send_signal(proc.pid, number)
+        self._finish_stop(reason, time.monotonic() + grace / 1000, _KILL_ROUNDS)
 
-        def look() -> None:
-            rounds[0] -= 1
-            if rounds[0] > 0 and tree.everything():
-                self.agent.after("stop", 0.01, look)
-                return
-            tree.kill_everything()
-            self._execs.reap()
-            self.agent.send(wire.BYE, 0, wire.encode(wire.BYE, (reason, "")))
-            self.agent.flush_all(1.0)
-            self.agent.die(0)
+    def _finish_stop(self, reason: int, deadline: float, rounds: int) -> None:
+        """Look until nothing is left, killing from ``deadline`` on, so that every EXIT precedes BYE."""
+        from . import tree
 
-        look()
+        self._execs.reap()
+        over = time.monotonic() >= deadline
+        if rounds > 0 and tree.everything():
+            if over:
+                tree.kill_everything()
+            self.agent.after("stop", _STOP_PAUSE, lambda: self._finish_stop(reason, deadline, rounds - over))
+            return
+        self.agent.send(wire.BYE, 0, wire.encode(wire.BYE, (reason, "")))
+        self.agent.flush_all(1.0)
+        self.agent.die(0)
 
     # -- requests ---------------------------------------------------------------------------
 
@@ -150,40 +157,56 @@ class Main:
             self.agent.streams[ident] = relay
             relay.open(fields[0])
             return
-        stream = core.JobStream(self.agent, ident)
-        self.agent.streams[ident] = stream
-        stream.start(self._generator(kind, stream, fields))
+        call = self._call(kind)
+        if call is not None:
+            stream = core.CallStream(self.agent, ident)
+            self.agent.streams[ident] = stream
+            stream.run(call, *fields)
+            return
+        job = core.JobStream(self.agent, ident)
+        self.agent.streams[ident] = job
+        job.start(self._generator(kind, job, fields))
 
-    def _generator(self, kind: int, stream: core.JobStream, fields: List[Any]) -> Iterator[bool]:
+    def _call(self, kind: int) -> Optional[Callable[..., None]]:
+        """Return the function for a request that is served at once."""
         if kind == wire.SIGNAL:
-            return self._execs.signal(fields[0], fields[1])
-        if kind == wire.KILL:
-            return self._execs.kill(stream, fields[0])
+            return self._execs.signal
         if kind == wire.USAGE:
             from . import usage
 
-            return usage.report(stream)
-        if kind == wire.WATCH:
-            from . import watch
+            return usage.report
+        from . import files
 
-            return watch.watch(stream, self._libc, fields[0], fields[1])
-        from . import files, trees
-
-        table: Dict[int, Job] = {
-            wire.READ: files.read,
+        table: Dict[int, Callable[..., None]] = {
             wire.STAT: files.stat,
             wire.MKDIR: files.mkdir,
             wire.MOVE: files.move,
             wire.CHMOD: files.chmod,
-            wire.SCAN: trees.scan,
-            wire.REMOVE: trees.remove,
         }
-        if kind not in table:
-            raise wire.WireError("not a request")
-        return table[kind](stream, *fields)
+        return table.get(kind)
+
+    def _generator(self, kind: int, stream: core.JobStream, fields: List[Any]) -> Iterator[bool]:
+        """Return the job for a request that takes its time."""
+        if kind == wire.KILL:
+            return self._execs.kill(stream, fields[0])
+        if kind == wire.READ:
+            from . import files
+
+            return files.read(stream, *fields)
+        if kind == wire.WATCH:
+            from . import watch
+
+            return watch.watch(stream, self._libc, *fields)
+        from . import trees
+
+        if kind == wire.SCAN:
+            return trees.scan(stream, *fields)
+        if kind == wire.REMOVE:
+            return trees.remove(stream, *fields)
+        raise wire.WireError("not a request")
 
 
-def _nothing(number: int, frame: object) -> None:
+def _nothing(_number: int, _frame: object) -> None:
     """Exist: only a handled signal reaches the wake-up descriptor."""
 
 
@@ -191,7 +214,7 @@ def main() -> NoReturn:
     """Run the agent on the descriptor that ``--fd`` names."""
     try:
         fd = int(sys.argv[sys.argv.index("--fd") + 1])
-        posix.set_inheritable(fd, False)
+        posix.set_inheritable(fd, False)  # noqa: FBT003  # it takes no keywords
         for number in (0, 1, 2):
             try:
                 posix.fstat(number)
@@ -200,5 +223,7 @@ def main() -> NoReturn:
         posix.umask(0o022)
         Main(fd).run()
     except BaseException:  # noqa: BLE001  # the last words of PID 1; nothing goes on after them
-        sys.excepthook(*sys.exc_info())
+        kind, error, trace = sys.exc_info()
+        if kind is not None and error is not None:
+            sys.excepthook(kind, error, trace)
         posix._exit(_FATAL)

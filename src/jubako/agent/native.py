@@ -6,9 +6,8 @@ The names used here are the ones on which the wrapper itself is built, in every 
 
 from __future__ import annotations
 
-import posix
-
 import _ctypes
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from . import core, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket as Socket
-    from typing import List, Optional, Tuple
+    from _socket import socket
+    from typing import List, Optional
 
 _SHUT_WR = 1
 _HOSTS = ("127.0.0.1", "::1")
@@ -21,7 +21,7 @@ class Relay(core.Stream):
 
     def __init__(self, agent: core.Agent, ident: int) -> None:
         core.Stream.__init__(self, agent, ident)
-        self._socket: Optional[Socket] = None
+        self._socket: Optional[socket] = None
         self._hosts: List[str] = list(_HOSTS)
         self._port = 0
         self._connected = False
@@ -38,7 +38,7 @@ class Relay(core.Stream):
         self._try_next(errno.ECONNREFUSED)
 
     def _try_next(self, number: int) -> None:
-        import _socket  # noqa: PLC0415  # only for ports
+        import _socket
 
         while self._hosts:
             host = self._hosts.pop(0)
@@ -77,8 +77,8 @@ class Relay(core.Stream):
             self._drop()
             self.end()
 
-    def _on_ready(self, events: int) -> None:
-        import _socket  # noqa: PLC0415
+    def _on_ready(self, _events: int) -> None:
+        import _socket
 
         if self._socket is None:
             return
@@ -140,25 +140,29 @@ class Relay(core.Stream):
                 pass
 
     def on_data(self, data: bytes) -> None:
+        """Take bytes for the connection."""
         if self._write_state == 0:
             self._buffer += data
             if self._connected:
                 self._write()
                 self._update()
 
-    def on_eof(self) -> None:
+    def on_eof(self, _channel: int = 0) -> None:
+        """Shut the sending half once everything is sent."""
         if self._write_state == 0:
             self._write_state = 1
             if self._connected:
                 self._write()
                 self._update()
 
-    def on_credit(self, channel: int, amount: int) -> None:
+    def on_credit(self, _channel: int, amount: int) -> None:
+        """Read on."""
         self.window += amount
         if self._connected:
             self._update()
 
     def on_close(self) -> None:
+        """Hang up."""
         self._drop()
         self.end(wire.END_CANCELLED)
 

@@ -51,7 +51,7 @@ def find_identity(name: bytes) -> Optional[Identity]:
     own = posix.geteuid()
     if not name:
         return None
-    import pwd  # noqa: PLC0415  # rare
+    import pwd
 
     try:
         entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name.decode("utf-8", "replace"))
@@ -138,7 +138,7 @@ class Spawner:
         try:
             posix.chdir(cwd)
         except OSError as error:
-            text = "working directory: " + posix.strerror(error.errno)
+            text = "working directory: " + posix.strerror(error.errno or 0)
             raise SpawnError(wire.END_NOT_EXECUTABLE, error.errno or 0, text) from None
         # Inherited by the child and taken back at once: no descendant can start with the agent's score.
         self._oom(b"%d" % CHILD_OOM_SCORE)
@@ -213,9 +213,9 @@ class Spawner:
             slave = posix.open(tty, posix.O_RDWR)
             fds = (slave, slave, slave)
         for number, fd in enumerate(fds):
-            posix.dup2(fd, number, True)
+            posix.dup2(fd, number, inheritable=True)
         if self.child_limits:
-            import resource  # noqa: PLC0415  # loaded by the parent already
+            import resource
 
             for kind, soft, hard in self.child_limits:
                 resource.setrlimit(kind, (soft, hard))

@@ -12,7 +12,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, NamedTuple, Optional, Set
+    from typing import Dict, Iterable, List, Optional, Set
 
 MARKER = b"JUBAKO_EXEC_ID"
 SIGKILL, SIGSTOP = 9, 19
@@ -39,7 +39,7 @@ def _slurp(path: str, limit: int) -> bytes:
     except OSError:
         return b""
     try:
-        parts = []
+        parts: List[bytes] = []
         while limit > 0:
             part = posix.read(fd, min(limit, 65536))
             if not part:
@@ -55,7 +55,7 @@ def _slurp(path: str, limit: int) -> bytes:
 
 def scan() -> Dict[int, Proc]:
     """Return every visible process but the agent, by pid."""
-    found = {}
+    found: Dict[int, Proc] = {}
     own = posix.getpid()
     for name in posix.listdir("/proc"):
         if name.isdigit() and int(name) != own:
@@ -107,9 +107,11 @@ class Family:
         """Exec ids whose first program still runs."""
 
     def marker(self, ident: int) -> bytes:
+        """Return the value of the environment marker of an exec."""
         return self.nonce + b".%d" % ident
 
     def started(self, ident: int, pid: int) -> None:
+        """Note the first program of an exec."""
         # A recycled pid ends the claim of the older exec on that session.
         self.leaders[pid] = ident
         self.live.add(ident)
@@ -118,6 +120,7 @@ class Family:
                 del self.leaders[old]
 
     def exited(self, ident: int) -> None:
+        """Note that the first program has ended; its descendants may live on."""
         self.live.discard(ident)
 
     def members(self, ident: int) -> List[Proc]:
@@ -132,13 +135,14 @@ class Family:
             marker = _marker(pid)
             if marker == self.marker(ident):
                 wanted.add(pid)
-            elif self.leaders.get(proc.session) is None and alone:
-                if marker is None or not marker.startswith(self.nonce + b"."):
-                    wanted.add(pid)
+            elif alone and proc.session not in self.leaders and not (marker or b"").startswith(self.nonce + b"."):
+                # It shed every mark, and there is nobody else whose it could be.
+                wanted.add(pid)
         return [procs[pid] for pid in below(wanted, procs) if pid in procs and procs[pid].state not in b"ZX"]
 
 
 def send_signal(pid: int, number: int) -> None:
+    """Send a signal; no error when the process is gone or is somebody else's."""
     try:
         posix.kill(pid, number)
     except OSError:
@@ -183,9 +187,9 @@ def everything() -> List[Proc]:
 
 
 def kill_everything() -> None:
-    """Kill all descendants of the agent.  control: process.kill-tree"""
+    """Kill all descendants of the agent."""
     if posix.getpid() == 1:
-        send_signal(-1, SIGKILL)
+        send_signal(-1, SIGKILL)  # control: process.kill-tree
         return
     # Without a PID namespace of our own, kill(-1) would reach strangers.
     for _ in range(16):

@@ -37,7 +37,8 @@ def scan(stream: core.JobStream, path: bytes, recursive: int) -> Iterator[bool]:
                 # Removed or replaced since it was listed.
                 continue
             try:
-                below = yield from _scan_one(stream, fd, prefix)
+                below: List[bytes] = []
+                yield from _scan_one(stream, fd, prefix, below)
             finally:
                 posix.close(fd)
             if recursive:
@@ -46,8 +47,8 @@ def scan(stream: core.JobStream, path: bytes, recursive: int) -> Iterator[bool]:
         posix.close(root)
 
 
-def _scan_one(stream: core.JobStream, fd: int, prefix: bytes) -> "Iterator[bool]":
-    below: List[bytes] = []
+def _scan_one(stream: core.JobStream, fd: int, prefix: bytes, below: List[bytes]) -> Iterator[bool]:
+    """Send the entries of one directory and collect the directories among them."""
     count = 0
     with posix.scandir(fd) as entries:
         for entry in entries:
@@ -61,7 +62,7 @@ def _scan_one(stream: core.JobStream, fd: int, prefix: bytes) -> "Iterator[bool]
                 continue
             if fields[0] == wire.KIND_DIRECTORY:
                 below.append(relative)
-            payload = wire.encode(wire.ENTRY, (relative,) + fields)
+            payload = wire.encode(wire.ENTRY, (relative, *fields))
             while stream.window < len(payload):
                 yield False
             stream.window -= len(payload)
@@ -69,18 +70,15 @@ def _scan_one(stream: core.JobStream, fd: int, prefix: bytes) -> "Iterator[bool]
             count += 1
             if count % _SLICE == 0:
                 yield True
-    return below  # type: ignore[return-value]  # a generator's return
 
 
 def remove(stream: core.JobStream, path: bytes, recursive: int) -> Iterator[bool]:
     """Serve REMOVE: links are removed as links, trees are emptied through descriptors."""
     parent, name = files.open_parent(stream.agent.workspace, path)
     try:
-        try:
+        if not _is_directory(name, parent):
             posix.unlink(name, dir_fd=parent)
             return
-        except IsADirectoryError:
-            pass
         if recursive:
             top = posix.open(name, _DIRECTORY, dir_fd=parent)
             try:
@@ -90,6 +88,10 @@ def remove(stream: core.JobStream, path: bytes, recursive: int) -> Iterator[bool
         posix.rmdir(name, dir_fd=parent)
     finally:
         posix.close(parent)
+
+
+def _is_directory(name: bytes, fd: int) -> bool:
+    return posix.stat(name, dir_fd=fd, follow_symlinks=False).st_mode & 0o170000 == 0o040000
 
 
 def _empty(top: int) -> Iterator[bool]:
@@ -122,7 +124,7 @@ def _empty(top: int) -> Iterator[bool]:
 
 
 def _first_names(fd: int) -> List[str]:
-    names = []
+    names: List[str] = []
     with posix.scandir(fd) as entries:
         for entry in entries:
             names.append(entry.name)
@@ -169,6 +171,7 @@ class WriteStream(core.Stream):
         posix.fchmod(self._fd, mode)
 
     def on_data(self, data: bytes) -> None:
+        """Write; files take everything or fail."""
         try:
             view = memoryview(data)
             while view:
@@ -181,7 +184,8 @@ class WriteStream(core.Stream):
             self.send(wire.CREDIT, 0, self._taken)
             self._taken = 0
 
-    def on_eof(self) -> None:
+    def on_eof(self, _channel: int = 0) -> None:
+        """Put the finished file in its place."""
         temporary, name = self._names
         try:
             posix.rename(temporary, name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
@@ -192,6 +196,7 @@ class WriteStream(core.Stream):
         self.end()
 
     def on_close(self) -> None:
+        """Leave nothing behind."""
         self._drop()
         self.end(wire.END_CANCELLED)
 

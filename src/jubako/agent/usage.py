@@ -8,14 +8,12 @@ from . import tree, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator
-
-    from .core import JobStream
+    from .core import Stream
 
 
-def report(stream: JobStream) -> Iterator[bool]:
+def report(stream: Stream) -> None:
     """Serve USAGE: CPU microseconds, resident bytes, processes, bytes in the workspace."""
-    import resource  # noqa: PLC0415  # loaded at start
+    import resource
 
     procs = tree.scan()
     if posix.getpid() != 1:
@@ -30,5 +28,3 @@ def report(stream: JobStream) -> Iterator[bool]:
     space = posix.statvfs(stream.agent.workspace)
     disk = (space.f_blocks - space.f_bfree) * space.f_frsize
     stream.send(wire.USED, int(cpu * 1000000), memory, len(procs) + 1, disk)
-    return
-    yield True

@@ -27,7 +27,7 @@ _CHUNK = 65536
 
 
 class _Watcher:
-    def __init__(self, stream: JobStream, libc: LibC, recursive: bool) -> None:
+    def __init__(self, stream: JobStream, libc: LibC, *, recursive: bool) -> None:
         self.stream = stream
         self.libc = libc
         self.recursive = recursive
@@ -74,10 +74,10 @@ def watch(stream: JobStream, libc: LibC, path: bytes, recursive: int) -> Iterato
     root = files.open_directory(stream.agent.workspace, path)
     watcher = None
     try:
-        watcher = _Watcher(stream, libc, bool(recursive))
+        watcher = _Watcher(stream, libc, recursive=bool(recursive))
         if not watcher.add(root, b""):
             raise OSError(errno.ENOSPC, "")
-        stream.agent.watch_fd(watcher.fd, select.EPOLLIN, lambda events: stream.step())
+        stream.agent.watch_fd(watcher.fd, select.EPOLLIN, lambda _events: stream.step())
         if recursive:
             yield from _add_tree(watcher, root, b"", announce=False)
         while True:

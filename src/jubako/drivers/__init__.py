@@ -1,0 +1,1 @@
+"""L3: one package per mechanism, independent of each other."""

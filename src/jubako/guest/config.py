@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AgentHello", "LandlockConfig", "SessionConfig", "SessionHooks", "SessionLimits"]
+__all__ = ["AgentHello", "LandlockConfig", "PrivateMount", "SessionConfig", "SessionHooks", "SessionLimits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,20 @@ class LandlockConfig:
     readable: tuple[str, ...] = ("/",)
     writable: tuple[str, ...] = ()
     required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateMount:
+    """A tmpfs that the agent mounts for itself before it serves: sizes in bytes, ``inodes`` files at most."""
+
+    path: str
+    size: int
+    inodes: int
+    mode: int = 0o755
+
+    def entry(self) -> bytes:
+        """Return the mount as the agent reads it: path, NUL, options."""
+        return f"{self.path}\0size={self.size},nr_inodes={self.inodes},mode={self.mode:o}".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,10 @@ class SessionConfig:
     user: str = ""
     rlimits: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     landlock: LandlockConfig | None = None
+    mounts: tuple[PrivateMount, ...] = ()
+    """Private tmpfs mounts; the driver leaves the agent the capability to make them."""
+    seccomp: bytes = b""
+    """A filter program. With one the agent gives up all capabilities and puts itself behind it."""
     on_limit: Literal["truncate", "kill"] = "truncate"
     limits: SessionLimits = field(default_factory=SessionLimits)
 

@@ -154,6 +154,8 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("landlock", "u8", 2),
         ("readable", "list", 1024),
         ("writable", "list", 1024),
+        ("mounts", "list", 64),
+        ("filter", "bytes", 1048576),
         ("window", "u32", 0),
         ("streams", "u32", 0),
         ("drain", "u32", 0),

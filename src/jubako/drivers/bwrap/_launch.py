@@ -1,0 +1,300 @@
+"""Start bubblewrap with the agent as the first process inside, inside its cgroup, behind a verified wall.
+
+Order of a launch, each step undone if a later one fails:
+
+1. a socketpair for the agent, pipes to hold bubblewrap back, descriptors for made-up files;
+2. bubblewrap starts and builds namespaces and mounts, while the cgroup is made in a worker thread;
+3. bubblewrap names its first process, which waits; it is put into the cgroup; it goes on;
+4. the agent says hello; the walls are verified from outside before any request is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+import anyio
+from anyio import to_thread
+
+from jubako.drivers.bwrap._layout import ETC_FILES
+from jubako.drivers.bwrap._probe import drop_prefix
+from jubako.errors import JubakoError, LaunchError
+from jubako.linux.cgroup import Limits, adopt_scope, mounts, systemd_scope_prefix
+from jubako.linux.spawn import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jubako.boundary.contract import Plan
+    from jubako.drivers.bwrap._probe import Machine
+    from jubako.linux.cgroup import Cgroup, CgroupManager
+    from jubako.linux.spawn import Child
+
+__all__ = ["Launched", "launch", "limits_of"]
+
+AGENT_PATH: Final = "/run/jubako/agent.pyc"
+FIRST_HOST_UID: Final = 1_880_000_000
+"""Above systemd's container range (ends 1879048191), below 2**31: owned by nobody by convention."""
+HOST_UIDS: Final = 100_000_000
+_BUS_VARIABLES: Final = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")
+_INFO_LIMIT: Final = 4096
+_START_SECONDS: Final = 20.0
+
+_NAMESPACES: Final = (
+    "--unshare-user",
+    "--disable-userns",  # control: syscall.no-nested-namespaces
+    "--unshare-ipc",  # control: process.ipc
+    "--unshare-pid",  # control: process.isolation
+    "--unshare-net",  # control: net.default-deny
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+    "--die-with-parent",
+    "--as-pid-1",
+    "--clearenv",  # control: process.environment
+    "--uid",
+    "1000",
+    "--gid",
+    "1000",
+    # For the agent's own start-up: it mounts the writable places and then gives both up, before it
+    # serves; the host verifies that from outside. They reach no further than the user namespace.
+    "--cap-add",
+    "CAP_SYS_ADMIN",
+    "--cap-add",
+    "CAP_SETPCAP",
+)
+
+
+@dataclass(slots=True)
+class Launched:
+    """A sandbox whose first process runs: the monitor outside, pid 1 as the host sees it, the stream."""
+
+    monitor: Child
+    pid: int
+    pidfd: int
+    stream: socket.socket
+    cgroup: Cgroup | None
+
+    def kill(self) -> None:
+        """Kill the first process, and with it the whole pid namespace; no error when it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.monitor.kill()
+
+    async def tear_down(self) -> None:
+        """End every process and remove the cgroup; namespaces and mounts go with the last process.
+
+        A frozen cgroup (v1) delivers no signal, so the cgroup thaws and kills what is left in it.
+        """
+        self.stream.close()
+        self.kill()
+        if self.cgroup is not None:
+            await to_thread.run_sync(self.cgroup.destroy)
+        await anyio.wait_readable(self.pidfd)
+        await self.monitor.wait()
+        os.close(self.pidfd)
+
+
+class _Descriptors:
+    """Descriptors of one launch: ours to keep, theirs to pass on and close as soon as they are passed."""
+
+    def __init__(self) -> None:
+        self.theirs: list[int] = []
+        self.agent, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.agent.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        self.agent_theirs = self._pass(theirs.detach())
+        self.info, info_theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.info_theirs = self._pass(info_theirs)
+        gate_theirs, self.gate = os.pipe2(os.O_CLOEXEC)
+        self.gate_theirs = self._pass(gate_theirs)
+
+    def _pass(self, descriptor: int) -> str:
+        self.theirs.append(descriptor)
+        return str(descriptor)
+
+    def content(self, data: bytes) -> str:
+        """Return a descriptor from which bubblewrap reads ``data`` once."""
+        descriptor = os.memfd_create("jubako", os.MFD_CLOEXEC)
+        self._pass(descriptor)
+        os.write(descriptor, data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return str(descriptor)
+
+    def close_theirs(self) -> None:
+        while self.theirs:
+            os.close(self.theirs.pop())
+
+    def close_pipes(self) -> None:
+        """Close the info pipe and the gate; a first process that still waits goes on and finds its stream closed."""
+        for descriptor in (self.info, self.gate):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.info = self.gate = -1
+
+
+async def launch(plan: Plan, machine: Machine, *, name: str, agent: bytes) -> Launched:
+    """Build the walls and return with the first process running inside.
+
+    Args:
+        plan: What to build.
+        machine: The probe's findings: paths, cgroups, how to leave root.
+        name: ``<owner>-<sandbox id>``, the cgroup's name; the id is the host name inside.
+        agent: The agent's code for the guest's interpreter.
+
+    Raises:
+        LaunchError: With what bubblewrap said; nothing is left.
+    """
+    descriptors = _Descriptors()
+    group = _Group(machine, plan, name)
+    child: Child | None = None
+    try:
+        argv = _arguments(plan, machine, descriptors, agent=agent, hostname=name.rpartition("-")[2])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(group.make)
+            # control: process.descriptors - everything else is close-on-exec, and closed by Popen besides
+            child = spawn([*group.prefix, *argv], pass_fds=tuple(descriptors.theirs), env=group.environment, cwd="/")
+            descriptors.close_theirs()
+        with anyio.fail_after(_START_SECONDS):
+            assert child is not None  # noqa: S101  # set in the task group, which raises otherwise
+            return await _release(child, descriptors, group)
+    except BaseException as error:
+        descriptors.agent.close()
+        with anyio.CancelScope(shield=True):
+            await _undo(child, group.made)
+        if isinstance(error, JubakoError) or not isinstance(error, OSError):
+            raise
+        slow = isinstance(error, TimeoutError)
+        msg = (
+            f"bubblewrap did not start within {_START_SECONDS:.0f} s" if slow else f"bubblewrap did not start: {error}"
+        )
+        raise LaunchError(msg, hint="jubako doctor") from error
+    finally:
+        descriptors.close_theirs()
+        descriptors.close_pipes()
+
+
+async def _release(child: Child, descriptors: _Descriptors, group: _Group) -> Launched:
+    """Put the waiting first process into its cgroup and let it go on."""
+    pid = await _first_pid(descriptors.info)
+    if pid is None:
+        said = child.stderr_text() or f"exit status {await child.wait()}"
+        msg = f"bubblewrap ended before the sandbox stood: {said}"
+        raise LaunchError(msg, hint="jubako doctor says what this machine allows")
+    pidfd = os.pidfd_open(pid)  # it waits at the gate, so the number can't have been given away
+    try:
+        await group.join(pid)
+        os.write(descriptors.gate, b"1")
+    except BaseException:
+        os.close(pidfd)
+        raise
+    return Launched(child, pid, pidfd, descriptors.agent, group.made)
+
+
+class _Group:
+    """The sandbox's cgroup: made by us beside bubblewrap's start, or by the user's systemd, or none."""
+
+    def __init__(self, machine: Machine, plan: Plan, name: str) -> None:
+        self._manager = machine.groups
+        self._support = machine.cgroups
+        self._limits = limits_of(plan)
+        self._name = name
+        self._error: JubakoError | None = None
+        self.made: Cgroup | None = None
+        self.prefix: tuple[str, ...] = ()
+        self.environment: dict[str, str] = {}
+        if self._manager is None and self._support is not None and self._support.how:
+            self.prefix = systemd_scope_prefix(self._limits, self._unit, self._support.disks)
+            self.environment = {name: os.environ[name] for name in _BUS_VARIABLES if name in os.environ}
+
+    @property
+    def _unit(self) -> str:
+        return f"jubako-{self._name}"
+
+    async def make(self) -> None:
+        """Make the group in a worker thread; what goes wrong shows in ``join``."""
+        if self._manager is not None:
+            await to_thread.run_sync(self._make, self._manager)
+
+    def _make(self, manager: CgroupManager) -> None:
+        try:
+            self.made = manager.create(self._name, self._limits)
+        except JubakoError as error:
+            self._error = error
+        except OSError as error:
+            self._error = LaunchError(f"the cgroup could not be made: {error}", hint="jubako doctor")
+
+    async def join(self, pid: int) -> None:
+        """Put ``pid`` into the group. Raises LaunchError when there is no group though there should be."""
+        if self._error is not None:
+            raise self._error
+        if self.made is not None:
+            self.made.attach(pid)
+        elif self.prefix:
+            self.made = await to_thread.run_sync(self._adopt, pid)
+
+    def _adopt(self, pid: int) -> Cgroup:
+        disks = self._support.disks if self._support is not None else ()
+        return adopt_scope(pid, self._unit, self._limits, mounts("/proc", None), disks=disks)
+
+
+def limits_of(plan: Plan) -> Limits:
+    """Return the cgroup limits that the plan's policy asks for."""
+    resources = plan.spec.policy.resources
+    return Limits(
+        memory=resources.memory,
+        swap=resources.swap,
+        processes=resources.processes,
+        cpus=resources.cpus,
+        io_bytes_per_second=resources.io_bytes_per_second if plan.spec.policy.files.mounts else None,
+    )
+
+
+async def _undo(child: Child | None, group: Cgroup | None) -> None:
+    if child is not None:
+        child.kill()
+        await child.wait()
+    if group is not None:
+        await to_thread.run_sync(group.destroy)
+
+
+def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent: bytes, hostname: str) -> list[str]:
+    """Return the whole argument vector; order matters to bubblewrap."""
+    policy = plan.spec.policy
+    argv = list(drop_prefix(machine.drop[0], FIRST_HOST_UID + secrets.randbelow(HOST_UIDS))) if machine.drop else []
+    argv += [machine.bwrap, *_NAMESPACES, "--hostname", hostname]
+    argv += [str(item) for item in cast("Sequence[object]", plan.payload["mounts"])]
+    filled = {"hostname": hostname, "machine_id": secrets.token_hex(16), "home": policy.files.workspace}
+    for file, text in ETC_FILES.items():
+        argv += ["--perms", "0444", "--file", descriptors.content(text.format(**filled).encode()), f"/etc/{file}"]
+    argv += ["--perms", "0755", "--dir", "/run", "--perms", "0755", "--dir", "/run/jubako"]
+    argv += ["--perms", "0444", "--file", descriptors.content(agent), AGENT_PATH]
+    for hidden in policy.files.hide:  # control: fs.host-hidden
+        if os.path.isdir(hidden):  # noqa: PTH112  # one stat of a host path that the policy names
+            argv += ["--size", "4096", "--perms", "0555", "--tmpfs", hidden, "--remount-ro", hidden]
+        else:
+            argv += ["--ro-bind", "/dev/null", hidden]
+    argv += ["--remount-ro", "/", "--chdir", policy.files.workspace]  # control: fs.ro-root
+    argv += ["--info-fd", descriptors.info_theirs, "--block-fd", descriptors.gate_theirs]
+    return [*argv, "--", machine.python, "-I", "-S", "-B", AGENT_PATH, "--fd", descriptors.agent_theirs]
+
+
+async def _first_pid(info: int) -> int | None:
+    """Return the first process's pid on the host, which bubblewrap writes as JSON; None if it died before."""
+    text = b""
+    while len(text) < _INFO_LIMIT:
+        try:
+            piece = os.read(info, _INFO_LIMIT)
+        except BlockingIOError:
+            await anyio.wait_readable(info)
+            continue
+        text += piece
+        if not piece:
+            return None
+        if text.rstrip().endswith(b"}"):
+            return int(json.loads(text)["child-pid"])
+    return None

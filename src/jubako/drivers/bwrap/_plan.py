@@ -1,0 +1,247 @@
+"""The pure half of the driver: policy and probe report in, controls and argument vector out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from jubako._lib.levels import Enforcement
+from jubako.boundary.card import common_controls
+from jubako.boundary.contract import BoundaryKind, ControlResult, Fact, Plan
+from jubako.drivers.bwrap._layout import RESERVED
+from jubako.errors import InvalidPolicyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jubako.boundary.contract import ProbeReport
+    from jubako.policy import Policy, SandboxSpec
+
+__all__ = ["make_plan", "mount_arguments"]
+
+NAME: Final = "bwrap"
+
+Facts = Mapping[str, Fact]
+
+_ENFORCED, _PARTIAL, _UNENFORCED = Enforcement.ENFORCED, Enforcement.PARTIAL, Enforcement.UNENFORCED
+
+_CGROUP_REMEDY: Final = (
+    "run as root, or give this user a delegated cgroup: a systemd user session "
+    "(loginctl enable-linger) or a writable cgroup v2 subtree"
+)
+
+_SHARED: Final = (
+    "the host kernel (through the allowed system calls)",
+    "the host's toolchain below /usr, read-only",
+    "CPU caches and other hardware side channels",
+    "host facts in /proc such as uptime, load, memory size and CPU model",
+)
+
+
+def make_plan(spec: SandboxSpec, report: ProbeReport) -> Plan:
+    """Say how each control of ``spec`` is met by bubblewrap on the machine of ``report``.
+
+    Raises:
+        InvalidPolicyError: The policy asks for something that can't be expressed.
+    """
+    policy = spec.policy
+    _check_expressible(spec)
+    controls = (
+        *_file_controls(report.facts),
+        *_kernel_controls(report.facts),
+        *_process_controls(report.facts),
+        *_resource_controls(policy, report.facts),
+        *common_controls(policy),
+    )
+    return Plan(
+        driver=NAME,
+        boundary=BoundaryKind.PROCESS,
+        spec=spec,
+        controls=controls,
+        features=report.features,
+        payload={"mounts": mount_arguments(policy, report.facts), "shared": _SHARED},
+    )
+
+
+def _check_expressible(spec: SandboxSpec) -> None:
+    if spec.template != "host":
+        msg = f"template {spec.template!r} is not known to driver {NAME}"
+        raise InvalidPolicyError(
+            msg,
+            hint="the process boundary shows the host's toolchain: template = 'host'",
+            details={"field": "template"},
+        )
+    if spec.policy.driver_options.get(NAME):
+        msg = f"driver {NAME} has no options"
+        raise InvalidPolicyError(
+            msg,
+            hint=f"remove driver_options.{NAME}",
+            details={"field": f"driver_options.{NAME}"},
+        )
+    files = spec.policy.files
+    _check_place("files.workspace", files.workspace, ())
+    for mount in files.mounts:
+        _check_place("files.mounts", mount.target, (files.workspace, "/tmp", "/dev/shm"))  # noqa: S108  # paths inside
+
+
+def _check_place(field: str, path: str, private: tuple[str, ...]) -> None:
+    """Refuse a path inside that is the sandbox's own, or that a private tmpfs would cover."""
+    if path in RESERVED or path.startswith(("/usr/", "/proc/", "/sys/", "/dev/", "/etc/", "/run/jubako")):
+        msg = f"{field}: {path} is the sandbox's own"
+        raise InvalidPolicyError(
+            msg, hint="choose a path such as /workspace, /data or /mnt/NAME", details={"field": field, "path": path}
+        )
+    covered = next((place for place in private if path == place or path.startswith(f"{place}/")), None)
+    if covered is not None:
+        msg = f"{field}: {path} lies below {covered}, which is private and empty at the start"
+        raise InvalidPolicyError(
+            msg, hint="choose a path outside it, such as /data", details={"field": field, "path": path}
+        )
+
+
+def _file_controls(facts: Facts) -> Iterator[ControlResult]:
+    get = facts.get
+    yield ControlResult("fs.host-hidden", _ENFORCED, "mount namespace built from an empty tmpfs")
+    yield ControlResult("fs.ro-root", _ENFORCED, "read-only bind mounts, root remounted read-only")
+    yield ControlResult("fs.mounts", _ENFORCED, "bind mounts, nosuid and nodev")
+    yield ControlResult("fs.workspace", _ENFORCED, "private tmpfs in the mount namespace")
+    yield ControlResult("fs.private-tmp", _ENFORCED, "private tmpfs on /tmp and /dev/shm")
+    yield ControlResult("fs.devices", _ENFORCED, "private /dev with null, zero, full, random, urandom, tty, pts")
+    yield ControlResult("fs.proc", _ENFORCED, "procfs of the own pid namespace, host entries masked, no sysfs")
+    abi = int(get("landlock.abi") or 0)
+    if abi > 0:
+        yield ControlResult("fs.second-wall", _ENFORCED, f"Landlock ABI {abi}")
+    else:
+        yield ControlResult(
+            "fs.second-wall",
+            _UNENFORCED,
+            "none",
+            str(get("landlock.reason") or "this kernel has no Landlock"),
+            "boot a kernel >= 5.13 with landlock in the lsm= list",
+        )
+
+
+def _kernel_controls(facts: Facts) -> Iterator[ControlResult]:
+    arch = str(facts.get("arch"))
+    yield ControlResult("net.default-deny", _ENFORCED, "network namespace with only its own loopback")
+    yield ControlResult("net.sockets", _ENFORCED, "seccomp: AF_UNIX, AF_INET and AF_INET6 streams and datagrams only")
+    yield ControlResult("syscall.allowlist", _ENFORCED, f"seccomp allowlist for {arch}")
+    yield ControlResult("syscall.capabilities", _ENFORCED, "all capability sets emptied")
+    yield ControlResult("syscall.no-new-privileges", _ENFORCED, "no_new_privs and nosuid mounts")
+    yield ControlResult(
+        "syscall.no-nested-namespaces", _ENFORCED, "seccomp on clone, clone3, unshare, setns; user namespaces used up"
+    )
+    yield ControlResult("syscall.terminal-injection", _ENFORCED, "seccomp on TIOCSTI and TIOCLINUX; own session")
+
+
+def _process_controls(facts: Facts) -> Iterator[ControlResult]:
+    get = facts.get
+    yield ControlResult("process.isolation", _ENFORCED, "pid namespace")
+    yield ControlResult("process.ipc", _ENFORCED, "ipc namespace")
+    if get("user.root") and not get("user.drop"):
+        yield ControlResult(
+            "process.identity",
+            _PARTIAL,
+            "user and uts namespaces",
+            "files of the host's root stay readable through shared paths: no unprivileged host user to drop to",
+            "apt-get install util-linux (setpriv)",
+        )
+    else:
+        host = "a host user of its own" if get("user.root") else "the caller's host user"
+        yield ControlResult("process.identity", _ENFORCED, f"user and uts namespaces, run as {host}, fresh machine id")
+    yield ControlResult("process.environment", _ENFORCED, "cleared, then set from the policy")
+    yield ControlResult("process.descriptors", _ENFORCED, "all closed but the agent's stream")
+    yield ControlResult("process.kill-tree", _ENFORCED, "killing pid 1 ends the pid namespace")
+    if get("cgroup.freeze"):
+        yield ControlResult("process.freeze", _ENFORCED, f"cgroup {get('cgroup.freezer')} freezer")
+    else:
+        yield ControlResult("process.freeze", _UNENFORCED, "none", _cgroup_reason(facts, "freeze"), _CGROUP_REMEDY)
+
+
+def _resource_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
+    get = facts.get
+    memory, cpu, io = get("cgroup.memory"), get("cgroup.cpu"), get("cgroup.io")
+    if memory and get("cgroup.swap"):
+        yield ControlResult("resource.memory", _ENFORCED, f"cgroup {memory}, swap included")
+    elif memory:
+        yield ControlResult(
+            "resource.memory",
+            _PARTIAL,
+            f"cgroup {memory}",
+            "swap is not counted on this kernel",
+            "boot with swapaccount=1",
+        )
+    else:
+        yield ControlResult(
+            "resource.memory",
+            _PARTIAL,
+            "address space limit per process",
+            f"the sum over processes is not limited: {_cgroup_reason(facts, 'memory')}",
+            _CGROUP_REMEDY,
+        )
+    pids = get("cgroup.processes")
+    mechanism = f"cgroup {pids}; RLIMIT_NPROC in the user namespace" if pids else "RLIMIT_NPROC in the user namespace"
+    yield ControlResult("resource.processes", _ENFORCED, mechanism)
+    if cpu:
+        yield ControlResult("resource.cpu", _ENFORCED, f"cgroup {cpu} quota")
+    else:
+        yield ControlResult(
+            "resource.cpu",
+            _PARTIAL,
+            "CPU seconds per process, lowest priority",
+            f"the rate is not limited: {_cgroup_reason(facts, 'cpu')}",
+            _CGROUP_REMEDY,
+        )
+    yield ControlResult("resource.disk", _ENFORCED, "size of each tmpfs; nothing else is writable")
+    yield ControlResult("resource.inodes", _ENFORCED, "nr_inodes of each tmpfs; nothing else is writable")
+    yield ControlResult("resource.open-files", _ENFORCED, "RLIMIT_NOFILE")
+    yield _io_control(policy, io, facts)
+
+
+def _io_control(policy: Policy, io: Fact, facts: Facts) -> ControlResult:
+    if not policy.files.mounts:
+        return ControlResult("resource.io", _ENFORCED, "nothing writable is on a disk; reads come from the page cache")
+    if policy.resources.io_bytes_per_second is None:
+        return ControlResult("resource.io", _ENFORCED, "the policy sets no limit")
+    if io:
+        return ControlResult(
+            "resource.io",
+            _PARTIAL,
+            f"cgroup {io}",
+            "buffered writes are not throttled" if io == "v1" else "only block devices known at launch",
+            "use a workspace without host mounts",
+        )
+    return ControlResult("resource.io", _UNENFORCED, "none", _cgroup_reason(facts, "io"), _CGROUP_REMEDY)
+
+
+def mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
+    """Return the part of bwrap's argument vector that builds the guest's file system, in order.
+
+    Later entries cover earlier ones, so the toolchain comes first, then what the policy adds, then
+    masks, then the writable places, and at last the root is made read-only.
+    """
+    args = ["--ro-bind", "/usr", "/usr"]  # control: fs.ro-root
+    for entry in str(facts.get("root.links") or "").split():
+        name, _, target = entry.partition("=")
+        args += ["--symlink", target, f"/{name}"] if target else ["--ro-bind", f"/{name}", f"/{name}"]
+    args += ["--perms", "0755", "--dir", "/etc"]
+    for name in str(facts.get("root.etc") or "").split():
+        args += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    args += ["--proc", "/proc", "--dev", "/dev"]  # control: fs.proc, fs.devices
+    for entry in str(facts.get("root.proc-masks") or "").split():
+        name, _, kind = entry.partition("=")
+        masked = f"/proc/{name}"
+        args += ["--size", "4096", "--perms", "0555", "--tmpfs", masked, "--remount-ro", masked] if kind == "dir" else [
+            "--ro-bind", "/dev/null", masked,
+        ]  # fmt: skip
+    for mount in policy.files.mounts:  # control: fs.mounts
+        args += ["--ro-bind" if mount.access == "ro" else "--bind", mount.source, mount.target]
+    # Mount points only: the agent mounts the sized tmpfs itself, as bubblewrap can't limit inodes.
+    for path, mode in ((policy.files.workspace, "0755"), ("/tmp", "1777")):  # noqa: S108  # paths inside
+        args += ["--perms", mode, "--dir", path]
+    args += ["--remount-ro", "/dev"]  # control: resource.disk - else /dev is a tmpfs without a limit
+    return tuple(args)
+
+
+def _cgroup_reason(facts: Facts, limit: str) -> str:
+    return str(facts.get(f"cgroup.{limit}.reason") or "no writable cgroup for it")
