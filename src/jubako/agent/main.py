@@ -13,7 +13,7 @@ from . import core, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional
+    from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple
 
 _IGNORED = (1, 2, 3, 10, 12, 13, 14, 16, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30)
 _SIGTERM, _SIGCHLD, _SIGCONT = 15, 17, 18
@@ -43,15 +43,24 @@ class Main:
         hello = (wire.PROTOCOL, wire.AGENT_VERSION, version, posix.getpid(), posix.geteuid())
         self.agent.send(wire.HELLO, 0, wire.encode(wire.HELLO, hello))
         self.agent.flush()
-        import fcntl  # noqa: F401  # these cost nothing here: the host is at work
-        import resource  # noqa: F401
+        # Importing costs nothing here: the host is at work on its answer.
+        import fcntl
+        import resource
 
-        from . import execs, harden, walls
+        from . import execs, limits
 
-        self._libc = harden.LibC()
-        self._harden = harden
-        self._walls = walls
+        del fcntl, resource
+        self._set_limits = limits.set_limits
         self._execs = execs.Execs(self.agent)
+        try:
+            from . import harden, walls
+        except ImportError:
+            # No _ctypes: fine unless the host asks for something that needs it.
+            self._native = False
+        else:
+            self._native = True
+            self._harden = harden
+            self._walls = walls
         self.agent.run()
 
     # -- session ----------------------------------------------------------------------------
@@ -59,7 +68,7 @@ class Main:
     def _handshake(self, kind: int, ident: int, fields: List[Any]) -> None:
         if kind != wire.CONFIG or ident:
             raise wire.WireError("CONFIG expected")
-        agent, harden, walls = self.agent, self._harden, self._walls
+        agent = self.agent
         workspace, user, env, limits, landlock, readable, writable, mounts, program, window, streams, drain = fields
         agent.workspace = workspace
         agent.user = user
@@ -67,25 +76,52 @@ class Main:
         agent.window = window
         agent.max_streams = streams
         agent.drain = drain / 1000
-        self._execs.spawner.child_limits = harden.set_limits(limits)
-        self._execs.spawner.raise_oom_score()
+        try:
+            abi, note = self._harden_self(limits, landlock, (readable, writable), mounts, program)
+        except OSError as error:
+            self._fail(error.strerror or str(error))
+        agent.features = [b"exec", b"files", b"ports", b"tty", b"usage"] + [b"watch"] * self._native
+        agent.serve = self._serve
+        applied = int(landlock != wire.LANDLOCK_OFF and not note)
+        agent.send(wire.READY, 0, wire.encode(wire.READY, (agent.features, abi, applied, note)))
+
+    def _harden_self(
+        self,
+        limits: List[int],
+        landlock: int,
+        paths: Tuple[List[bytes], List[bytes]],
+        mounts: List[bytes],
+        program: bytes,
+    ) -> Tuple[int, str]:
+        """Put up what the host asked for; return the Landlock ABI and why it was not applied."""
+        spawner = self._execs.spawner
+        spawner.child_limits = self._set_limits(limits)
+        spawner.raise_oom_score()
+        if not self._native:
+            if mounts or program:
+                raise OSError(errno.ENOSYS, "the interpreter has no _ctypes")
+            return 0, "the interpreter has no _ctypes"
+        harden, walls = self._harden, self._walls
         if mounts:
             walls.mount_private(mounts)  # control: fs.workspace, fs.private-tmp, resource.disk, resource.inodes
-        harden.set_process_flags(self._libc)
-        abi = harden.landlock_abi(self._libc)
-        note, applied = "", 0
-        if landlock != wire.LANDLOCK_OFF:
-            if abi:
-                note = harden.restrict(self._libc, abi, readable, writable)
-                applied = 0 if note else 1
-            else:
-                note = "the kernel offers no Landlock" if self._libc.works else "the interpreter has no _ctypes"
+        harden.set_process_flags()
+        abi, note = 0, ""
+        try:
+            abi = harden.landlock_abi()
+            if landlock != wire.LANDLOCK_OFF:
+                harden.restrict(abi, *paths)
+        except OSError as error:
+            note = "Landlock: " + (error.strerror or str(error))
         if program:
             walls.drop_capabilities()  # control: syscall.capabilities
             walls.load_filter(program)  # control: syscall.allowlist
-        agent.features = [b"exec", b"files", b"ports", b"tty", b"usage"] + [b"watch"] * self._libc.works
-        agent.serve = self._serve
-        agent.send(wire.READY, 0, wire.encode(wire.READY, (agent.features, abi, applied, note)))
+        return abi, note
+
+    def _fail(self, text: str) -> NoReturn:
+        """End because the sandbox can't be made as the host wants it."""
+        self.agent.send(wire.BYE, 0, wire.encode(wire.BYE, (wire.BYE_FAILED, text)))
+        self.agent.flush_all(1.0)
+        self.agent.die(_FATAL)
 
     def _on_signal(self, _events: int) -> None:
         numbers = posix.read(self._wake, 4096)
@@ -196,7 +232,7 @@ class Main:
         if kind == wire.WATCH:
             from . import watch
 
-            return watch.watch(stream, self._libc, *fields)
+            return watch.watch(stream, *fields)
         from . import trees
 
         if kind == wire.SCAN:

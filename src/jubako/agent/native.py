@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _LIBRARY = "libc.so.6"
 
 
-class _Int(_ctypes._SimpleCData):
+class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # no subscript at run time before 3.9
     _type_ = "i"
 
 

@@ -7,14 +7,13 @@ import posix
 import select
 import sys
 
-from . import files, wire
+from . import files, native, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Iterator, List, Tuple
 
     from .core import JobStream
-    from .harden import LibC
 
 _MODIFY, _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO = 0x2, 0x4, 0x8, 0x40, 0x80
 _CREATE, _DELETE, _DELETE_SELF, _MOVE_SELF = 0x100, 0x200, 0x400, 0x800
@@ -27,13 +26,10 @@ _CHUNK = 65536
 
 
 class _Watcher:
-    def __init__(self, stream: JobStream, libc: LibC, *, recursive: bool) -> None:
+    def __init__(self, stream: JobStream, *, recursive: bool) -> None:
         self.stream = stream
-        self.libc = libc
         self.recursive = recursive
-        self.fd = libc("inotify_init1", _FLAGS)
-        if self.fd < 0:
-            raise OSError(errno.EMFILE if libc.works else errno.ENOSYS, "")
+        self.fd = native.call("inotify_init1", _FLAGS)
         self.dirs: Dict[int, bytes] = {}
         self.lost = False
         self.last: Tuple[int, bytes] = (-1, b"")
@@ -41,8 +37,11 @@ class _Watcher:
     def add(self, root: int, relative: bytes) -> bool:
         """Watch one directory through the root's descriptor."""
         base = b"/proc/self/fd/%d/" % root
-        number = self.libc("inotify_add_watch", self.fd, base + relative, _MASK | _ONLYDIR)
-        if number < 0 or len(self.dirs) >= _MAX_WATCHES:
+        if len(self.dirs) >= _MAX_WATCHES:
+            return False
+        try:
+            number = native.call("inotify_add_watch", self.fd, base + relative, _MASK | _ONLYDIR)
+        except OSError:
             return False
         self.dirs[number] = relative
         return True
@@ -69,12 +68,12 @@ class _Watcher:
             self.stream.agent.send(wire.CHANGE, self.stream.ident, payload)
 
 
-def watch(stream: JobStream, libc: LibC, path: bytes, recursive: int) -> Iterator[bool]:
+def watch(stream: JobStream, path: bytes, recursive: int) -> Iterator[bool]:
     """Serve WATCH until the host closes it or the directory itself is removed."""
     root = files.open_directory(stream.agent.workspace, path)
     watcher = None
     try:
-        watcher = _Watcher(stream, libc, recursive=bool(recursive))
+        watcher = _Watcher(stream, recursive=bool(recursive))
         if not watcher.add(root, b""):
             raise OSError(errno.ENOSPC, "")
         stream.agent.watch_fd(watcher.fd, select.EPOLLIN, lambda _events: stream.step())

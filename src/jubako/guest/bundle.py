@@ -64,7 +64,8 @@ def _fingerprint(interpreter: str, *, same: bool) -> list[str]:
     try:
         status = os.stat(interpreter)
     except OSError as error:
-        raise LaunchError(f"the interpreter {interpreter} can't be used: {error.strerror}") from error
+        msg = f"the interpreter {interpreter} can't be used: {error.strerror}"
+        raise LaunchError(msg) from error
     return [interpreter, str(status.st_size), str(status.st_mtime_ns), str(status.st_ino)]
 
 
@@ -76,10 +77,12 @@ def _cache_directory() -> Path:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()
     except OSError as error:
-        raise LaunchError(f"no cache directory {directory}: {error.strerror}") from error
+        msg = f"no cache directory {directory}: {error.strerror}"
+        raise LaunchError(msg) from error
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         # Whoever can write here could run code of theirs as the first process of every sandbox.
-        raise LaunchError(f"{directory} can be written by others", hint="remove it or set XDG_CACHE_HOME")
+        msg = f"{directory} can be written by others"
+        raise LaunchError(msg, hint="remove it or set XDG_CACHE_HOME")
     return directory
 
 

@@ -574,7 +574,7 @@ class ExecExchange(Exchange):
         if self.exit is not None:
             raise ViolationError(Rule.EXEC_EXITED_TWICE)
         kind, value, pending = cast("tuple[int, int, int]", fields[:3])
-        if kind == _SIGNALLED and not 1 <= value <= 64:  # noqa: PLR2004  # Linux signal numbers
+        if kind == _SIGNALLED and not 1 <= value <= 64:  # Linux signal numbers
             raise ViolationError(Rule.MESSAGE_RANGE)
         if pending > self._left:
             self.truncated = True

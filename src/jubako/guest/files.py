@@ -58,13 +58,15 @@ def _raw(path: PurePosixPath) -> bytes:
     if b"\0" in raw or len(raw) > PATH_MAX:
         raise InvalidRequestError("the path holds a NUL character or is over 4096 bytes")
     if not path.is_absolute() and ".." in path.parts:
-        raise InvalidRequestError(f"{printable(str(path))} leaves the workspace; use an absolute path")
+        msg = f"{printable(str(path))} leaves the workspace; use an absolute path"
+        raise InvalidRequestError(msg)
     return raw
 
 
 def _check_mode(mode: int) -> None:
     if not 0 <= mode <= _MODE:
-        raise InvalidRequestError(f"mode {mode:o} is not a permission mode")
+        msg = f"mode {mode:o} is not a permission mode"
+        raise InvalidRequestError(msg)
 
 
 def _info(path: PurePosixPath, fields: Fields) -> FileInfo:
@@ -77,7 +79,7 @@ def _info(path: PurePosixPath, fields: Fields) -> FileInfo:
         size=size,
         mode=mode,
         modified=_EPOCH + timedelta(microseconds=nanoseconds // 1000),
-        target=os.fsdecode(target) if kind == 2 else None,  # noqa: PLR2004  # a symbolic link
+        target=os.fsdecode(target) if kind == 2 else None,  # a symbolic link
     )
 
 
@@ -88,11 +90,13 @@ def _raise(path: PurePosixPath, end: tuple[EndKind, int, str]) -> None:
         return
     shown = printable(str(path))
     if kind is EndKind.REFUSED:
-        raise InvalidRequestError(f"{shown}: {printable(text)}", details={"path": shown, "errno": number})
+        msg = f"{shown}: {printable(text)}"
+        raise InvalidRequestError(msg, details={"path": shown, "errno": number})
     # The host's own words for the number: the guest's text proves nothing.
     text = os.strerror(number)
+    msg = f"{shown}: {text}"
     raise _ERRORS.get(number, GuestFileError)(
-        f"{shown}: {text}", details={"path": shown, "errno": number}, errno=number
+        msg, details={"path": shown, "errno": number}, errno=number
     )
 
 

@@ -81,8 +81,9 @@ class Machine:
             LimitError: Too many requests are open, or the session has used up its stream numbers.
         """
         if len(self.streams) >= self._max_streams or self._next > _LAST_STREAM:
+            msg = f"{len(self.streams)} requests are open in this sandbox"
             raise LimitError(
-                f"{len(self.streams)} requests are open in this sandbox", details={"limit": self._max_streams}
+                msg, details={"limit": self._max_streams}
             )
         exchange.bind(self, self._next)
         self.streams[self._next] = exchange

@@ -153,8 +153,9 @@ class GuestProcess:
 
     async def signal(self, number: int) -> None:
         """Signal the program and all its descendants."""
-        if not 1 <= number <= 64:  # noqa: PLR2004  # Linux signal numbers
-            raise InvalidRequestError(f"{number} is not a signal number", details={"signal": number})
+        if not 1 <= number <= 64:  # Linux signal numbers
+            msg = f"{number} is not a signal number"
+            raise InvalidRequestError(msg, details={"signal": number})
         if self.exchange.ident:
             await self._session.call(Message.SIGNAL, (self.exchange.ident, number))
 
@@ -227,7 +228,7 @@ class GuestProcess:
 
 def check_size(size: TerminalSize) -> None:
     """Raise InvalidRequestError for a terminal size out of bounds."""
-    if not (1 <= size.rows <= 4096 and 1 <= size.columns <= 4096):  # noqa: PLR2004  # the contract's bounds
+    if not (1 <= size.rows <= 4096 and 1 <= size.columns <= 4096):  # the contract's bounds
         raise InvalidRequestError(
             "rows and columns are 1 to 4096", details={"rows": size.rows, "columns": size.columns}
         )

@@ -118,8 +118,9 @@ class GuestSession:
         self._check_start()
         hello = cast("tuple[int, str, str, int, int]", machine.hello)
         if hello[0] != PROTOCOL:
+            msg = f"the agent speaks protocol {hello[0]}, this host {PROTOCOL}"
             raise LaunchError(
-                f"the agent speaks protocol {hello[0]}, this host {PROTOCOL}", hint="rebuild the agent for this version"
+                msg, hint="rebuild the agent for this version"
             )
         machine.configure(self._config_fields())
         await machine.changed.wait()
@@ -128,13 +129,15 @@ class GuestSession:
         names = frozenset(name.decode("ascii", "replace") for name in features)
         self._hello = AgentHello(*hello, names, abi, bool(applied), printable(note))
         if self.config.landlock is not None and self.config.landlock.required and not applied:
-            raise LaunchError(f"the second wall around files could not be built: {printable(note)}")
+            msg = f"the second wall around files could not be built: {printable(note)}"
+            raise LaunchError(msg)
 
     def _check_start(self) -> None:
         if self.failure is not None:
             if isinstance(self.failure, ProtocolError):
                 raise self.failure
-            raise LaunchError(f"the agent did not start: {self.failure.message}") from self.failure
+            msg = f"the agent did not start: {self.failure.message}"
+            raise LaunchError(msg) from self.failure
 
     def _config_fields(self) -> Sequence[Field]:
         config = self.config
@@ -415,8 +418,9 @@ class GuestSession:
 
     async def connect(self, port: int) -> PortStream:
         """Open a stream to a TCP port on the guest's loopback. Raises GuestConnectionError."""
-        if not 1 <= port <= 65535:  # noqa: PLR2004  # the range of TCP ports
-            raise InvalidRequestError(f"{port} is not a TCP port", details={"port": port})
+        if not 1 <= port <= 65535:  # the range of TCP ports
+            msg = f"{port} is not a TCP port"
+            raise InvalidRequestError(msg, details={"port": port})
         exchange = ConnectExchange()
         self.open_exchange(exchange, (port,))
         try:
@@ -428,8 +432,9 @@ class GuestSession:
             return PortStream(self, exchange)
         if exchange.end is None:
             raise exchange.failure or InstanceLostError("the sandbox died")
+        msg = f"nothing inside accepts connections on port {port}"
         raise GuestConnectionError(
-            f"nothing inside accepts connections on port {port}", details={"port": port, "errno": exchange.end[1]}
+            msg, details={"port": port, "errno": exchange.end[1]}
         )
 
     async def usage(self) -> Usage:
@@ -454,7 +459,8 @@ def _pairs(env: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     pairs = []
     for name, value in env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
-            raise InvalidRequestError(f"{name!r} can't be an environment variable")
+            msg = f"{name!r} can't be an environment variable"
+            raise InvalidRequestError(msg)
         pairs.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
     return pairs
 
