@@ -23,7 +23,7 @@ from jubako.probes.listeners import Listeners
 from jubako.probes.reference import find_python
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, Generator
 
     from anyio.abc import TaskGroup
 
@@ -79,14 +79,14 @@ class Ground:
 
 
 @asynccontextmanager
-async def open_ground() -> AsyncIterator[Ground]:
+async def open_ground() -> AsyncGenerator[Ground]:
     """Yield a ground and remove it afterwards, whatever happened."""
     mark = f"mark-{secrets.token_hex(12)}"
     identity = ORDINARY if os.geteuid() == 0 else None
     async with AsyncExitStack() as stack:
         base = Path(tempfile.mkdtemp(prefix="jubako-probe-", dir=_BASE))
         stack.callback(shutil.rmtree, base, ignore_errors=True)
-        base.chmod(0o755)
+        os.chmod(base, 0o755)  # noqa: PTH101, S103  # other users run programs in it
         tasks = await stack.enter_async_context(_background())
         listeners = Listeners(tasks, abstract=base.name, path=base / "service")
         stack.callback(listeners.close, base / "service")
@@ -108,7 +108,7 @@ async def open_ground() -> AsyncIterator[Ground]:
 
 
 @asynccontextmanager
-async def _background() -> AsyncIterator[TaskGroup]:
+async def _background() -> AsyncGenerator[TaskGroup]:
     """A task group that is cancelled at the end and never wraps the body's own error into a group."""
     tasks = anyio.create_task_group()
     await tasks.__aenter__()
@@ -188,7 +188,7 @@ def _lay_programs(ground: Ground) -> None:
 
 def _marked_files(ground: Ground) -> list[Path]:
     """Marked files in the places where people and programs keep things."""
-    made = []
+    made: list[Path] = []
     places = {"home": Path.home(), "var": Path("/var/tmp"), "host_tmp": Path(_BASE), "shm": Path("/dev/shm")}  # noqa: S108
     with suppress(JubakoError):
         places["state"] = state_dir()
@@ -228,7 +228,7 @@ def _describe_network(ground: Ground) -> None:
 def _describe_host(ground: Ground) -> None:
     ground.values |= {
         "hostname": os.uname().nodename,
-        "userns": str(os.stat("/proc/self/ns/user").st_ino),
+        "userns": str(Path("/proc/self/ns/user").stat().st_ino),
         "uid": str(os.geteuid()),
     }
     with suppress(OSError):
@@ -238,7 +238,7 @@ def _describe_host(ground: Ground) -> None:
 
 
 @contextmanager
-def _secret_variable(mark: str) -> Iterator[None]:
+def _secret_variable(mark: str) -> Generator[None]:
     # In this process's own environment, as a careless caller would have it.
     os.environ[_SECRET_VARIABLE] = mark
     try:
@@ -248,11 +248,9 @@ def _secret_variable(mark: str) -> Iterator[None]:
 
 
 @contextmanager
-def _open_file(ground: Ground) -> Iterator[None]:
+def _open_file(ground: Ground) -> Generator[None]:
     """A marked file open and inheritable in this process, as a careless caller would have it."""
     with (ground.base / "secret" / "file").open("rb") as file:
-        os.set_inheritable(file.fileno(), True)
+        os.set_inheritable(file.fileno(), True)  # noqa: FBT003  # its only form
         ground.values["descriptor"] = str(file.fileno())
         yield
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -79,7 +78,7 @@ class Listeners:
         return sock
 
     def _serve(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        sock.settimeout(0)
         self._sockets.append(sock)
         if sock.type == socket.SOCK_STREAM:
             sock.listen(16)
@@ -94,7 +93,7 @@ class Listeners:
                 peer = sock.accept()[0]
                 self.calls += 1
                 with peer:
-                    peer.setblocking(False)
+                    peer.settimeout(0)
                     with anyio.move_on_after(1):
                         await anyio.wait_readable(peer)
                         peer.recv(256)
@@ -113,4 +112,4 @@ class Listeners:
         for sock in self._sockets:
             sock.close()
         with suppress(FileNotFoundError):
-            os.unlink(path)
+            path.unlink()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
+from jubako.boundary.contract import BoundaryKind
 from jubako.boundary.registry import DriverEntry, DriverRegistry
 from jubako.probes.scene import Unprovable
 
 if TYPE_CHECKING:
     from jubako.boundary.contract import (
-        BoundaryKind,
         Driver,
         DriverContext,
         Instance,
@@ -35,11 +35,14 @@ class OneDriver(DriverRegistry):
 class MistakenDriver:
     """Passes everything to another driver, but binds ``source`` writable where the plan says read-only."""
 
+    # The contract wants class variables; each object takes over its driver's.
+    name: ClassVar[str] = ""
+    boundary: ClassVar[BoundaryKind] = BoundaryKind.PROCESS
+
     def __init__(self, driver: Driver, source: str) -> None:
         self._driver = driver
         self._source = source
-        self.name = driver.name
-        self.boundary: BoundaryKind = driver.boundary
+        vars(self).update(name=driver.name, boundary=driver.boundary)
 
     async def probe(self) -> ProbeReport:
         """As the driver."""

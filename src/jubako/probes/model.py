@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from jubako._lib.levels import Enforcement
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
 __all__ = ["Finding", "Outside", "Place", "Probe", "ProbeResult", "ProbeRunReport", "Profile", "Verdict", "Wall"]
@@ -177,7 +177,8 @@ class ProbeRunReport:
 
     @property
     def exit_status(self) -> int:
-        """1 when anything escaped, 3 when something stayed unproven, 0 when all is contained."""
+        """1 when anything escaped, 3 when a control has no probe that could be proven, else 0."""
         if self.count(Verdict.ESCAPED):
             return 1
-        return 3 if self.count(Verdict.INCONCLUSIVE) else 0
+        proven = {item.control for item in self.of(Verdict.CONTAINED)}
+        return 0 if all(item.control in proven for item in self.results) else 3

@@ -25,7 +25,8 @@ _LIMIT: Final = 4 * 1024 * 1024
 
 def to_document(report: ProbeRunReport) -> dict[str, object]:
     """Return the report as JSON-able data, with counts."""
-    document = {"schema_version": _VERSION, **asdict(report), "started": report.started.isoformat()}
+    document: dict[str, object] = {"schema_version": _VERSION, **asdict(report)}
+    document["started"] = report.started.isoformat()
     document["counts"] = {str(verdict): report.count(verdict) for verdict in Verdict}
     document["results"] = [{**asdict(item), "verdict": str(item.verdict)} for item in report.results]
     return document
@@ -87,6 +88,4 @@ def card_probes(report: ProbeRunReport) -> CardProbes:
     for item in report.results:
         tally = counts.setdefault(item.control, {})
         tally[item.verdict] = tally.get(item.verdict, 0) + 1
-    return CardProbes(
-        at=report.started, controls={control: ProbeTally(**tally) for control, tally in counts.items()}
-    )
+    return CardProbes(at=report.started, controls={control: ProbeTally(**tally) for control, tally in counts.items()})

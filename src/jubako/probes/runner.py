@@ -18,7 +18,7 @@ from jubako.events import ProbeCompleted
 from jubako.probes.catalogue import PROBES
 from jubako.probes.ground import open_ground
 from jubako.probes.mistake import MistakenDriver, OneDriver
-from jubako.probes.model import Finding, ProbeResult, ProbeRunReport, Profile, Verdict
+from jubako.probes.model import Finding, Place, ProbeResult, ProbeRunReport, Profile, Verdict
 from jubako.probes.profiles import policy_of
 from jubako.probes.reference import Reference, find_bwrap, find_python
 from jubako.probes.results import store_results
@@ -29,14 +29,14 @@ from jubako.probes.victim import victim
 from jubako.runtime import AsyncSandbox, Runtime, SandboxState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
     from jubako.boundary.contract import Driver
     from jubako.probes.ground import Ground
     from jubako.probes.model import Probe
     from jubako.probes.victim import Victim
 
-__all__ = ["run_probes", "select_probes"]
+__all__ = ["conclude", "run_probes", "select_probes"]
 
 _LEVELS: Final = {Enforcement.UNENFORCED: 0, Enforcement.PARTIAL: 1, Enforcement.ENFORCED: 2}
 
@@ -54,8 +54,9 @@ def select_probes(only: Iterable[str] = ()) -> tuple[Probe, ...]:
         return PROBES
     for pattern in patterns:
         if not any(_fits(probe, pattern) for probe in PROBES):
+            msg = f"no probe fits {pattern!r}"
             raise InvalidRequestError(
-                f"no probe fits {pattern!r}",
+                msg,
                 hint="patterns are like 'net.*' or 'syscall.allowlist/bpf'; jubako probe --list shows all",
                 details={"pattern": pattern},
             )
@@ -163,7 +164,7 @@ class _Run:
         scene = Scene(probe, self._ground, self._sources, self._reference)
         outside = await self._outside(scene)
         inside, level = await self._inside(scene)
-        verdict, reason = _conclude(probe, outside, inside, level)
+        verdict, reason = conclude(probe, outside, inside, level)
         return ProbeResult(
             id=probe.id,
             control=probe.control,
@@ -205,7 +206,7 @@ class _Run:
             return inconclusive(f"no sandbox: {error}"), None
 
     @asynccontextmanager
-    async def _placed(self, scene: Scene) -> AsyncIterator[AsyncSandbox]:
+    async def _placed(self, scene: Scene) -> AsyncGenerator[AsyncSandbox]:
         """Yield the sandbox for the inside run: shared, or one of its own that is destroyed afterwards."""
         probe = scene.probe
         if probe.scenario == "wreck" or "neighbour" in probe.name:
@@ -247,13 +248,13 @@ class _Run:
         tag = f"user-{scene.tag}"
         async with await scene.sandbox.exec(["/bin/sh", "-c", "sleep 5; :", tag], timeout=6):
             with anyio.move_on_after(2):
-                while not (found := find_tagged(tag)):
+                while not (found := find_tagged(tag)):  # noqa: ASYNC110  # nobody tells of a new process
                     await anyio.sleep(0.005)
                 return next(iter(found.values()))
         return self._ground.identity
 
     @asynccontextmanager
-    async def _watched(self, scene: Scene, identity: int | None) -> AsyncIterator[Harm]:
+    async def _watched(self, scene: Scene, identity: int | None) -> AsyncGenerator[Harm]:
         """Yield what judges a finding by what the host saw, whatever the program said."""
         async with AsyncExitStack() as stack:
             held: Victim | None = None
@@ -283,16 +284,16 @@ class Harm:
         return finding
 
 
-def _conclude(
-    probe: Probe, outside: Finding, inside: Finding, level: Enforcement | None
-) -> tuple[Verdict, str]:
+def conclude(probe: Probe, outside: Finding, inside: Finding, level: Enforcement | None) -> tuple[Verdict, str]:
     """Return the verdict on the control and, where it is inconclusive, why."""
     if inside.verdict is Verdict.ESCAPED:
         if level is not None and _LEVELS[level] < _LEVELS[probe.claim]:
             return Verdict.INCONCLUSIVE, f"not promised: {probe.control} is {level} here, and this got through"
         return Verdict.ESCAPED, ""
     if outside.verdict is not Verdict.ESCAPED:
-        return Verdict.INCONCLUSIVE, f"not shown to work without the control: {outside.evidence}"
+        ordinary = probe.outside.place is Place.CALLER and os.geteuid() != 0
+        who = " (an ordinary user can't do it outside either; root can)" if ordinary else ""
+        return Verdict.INCONCLUSIVE, f"not shown to work without the control: {outside.evidence}{who}"
     if inside.verdict is Verdict.INCONCLUSIVE:
         return Verdict.INCONCLUSIVE, inside.evidence
     return Verdict.CONTAINED, ""

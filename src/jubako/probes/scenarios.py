@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.lowlevel
 
 from jubako._lib.text import printable
 from jubako.boundary.contract import Feature
@@ -100,7 +101,7 @@ def _lay_trap(scene: Scene) -> Path:
 
 
 def _sprung(scene: Scene, trap: Path) -> str:
-    names = sorted(os.listdir(trap))
+    names = sorted(path.name for path in trap.iterdir())
     if names != ["file"]:
         return f"the host's directory was changed: {' '.join(names) or 'emptied'}"
     if (trap / "file").read_text() != scene.ground.mark:
@@ -119,7 +120,7 @@ async def _race_outside(scene: Scene) -> Finding:
         while time.monotonic() < end:
             if seen := _careless(scene, door) or _sprung(scene, trap):
                 return escaped(f"a careless host fell for it: {seen}")
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
     finally:
         await end_outside(child)
     return inconclusive("the race was not won outside either")
@@ -179,7 +180,8 @@ async def _line(child: subprocess.Popen[bytes], word: bytes) -> bytes:
                 break
             text += piece
     if not text.startswith(word):
-        raise Unprovable(f"the program did not start: {printable(text, 200)}")
+        msg = f"the program did not start: {printable(text, 200)}"
+        raise Unprovable(msg)
     return text.split(b"\n")[0]
 
 
@@ -222,7 +224,7 @@ async def _inbound_inside(scene: Scene) -> Finding:
 
 async def _tagged(scene: Scene) -> dict[int, int]:
     with anyio.move_on_after(_STARTED):
-        while not (found := find_tagged(scene.tag)):
+        while not (found := find_tagged(scene.tag)):  # noqa: ASYNC110  # nobody tells of a new process
             await anyio.sleep(0.01)
         return found
     raise Unprovable("the program is not seen from the host: it has a kernel of its own, or did not start")

@@ -68,12 +68,12 @@ def judge(saw: Saw) -> Finding:
 
 def find_tagged(tag: str) -> dict[int, int]:
     """Return pid and user of the processes on this host whose command line holds ``tag``."""
-    found = {}
-    for name in os.listdir("/proc"):
+    found: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        name = folder.name
         if not name.isdigit() or int(name) == os.getpid():
             continue
         with suppress(OSError):
-            folder = Path("/proc", name)
             if tag.encode() in (folder / "cmdline").read_bytes():
                 state = (folder / "stat").read_bytes().rpartition(b") ")[2][:1]
                 if state not in b"ZX":
@@ -169,6 +169,6 @@ class Scene:
     async def wait_untagged(self, seconds: float) -> dict[int, int]:
         """Return which tagged processes are left on the host, giving them ``seconds`` to go."""
         with anyio.move_on_after(seconds):
-            while find_tagged(self.tag):
+            while find_tagged(self.tag):  # noqa: ASYNC110  # nobody tells of their end
                 await anyio.sleep(0.02)
         return find_tagged(self.tag)

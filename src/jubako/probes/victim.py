@@ -13,7 +13,7 @@ import anyio
 from jubako.probes.outside import end_outside
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 __all__ = ["Victim", "victim"]
 
@@ -52,9 +52,9 @@ def _state(pid: int) -> tuple[int, ...]:
 
 
 @asynccontextmanager
-async def victim(python: str, mark: str, identity: int | None) -> AsyncIterator[Victim]:
+async def victim(python: str, mark: str, identity: int | None) -> AsyncGenerator[Victim]:
     """Start one as ``identity`` (as the caller, for None) and end it in any case."""
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: ASYNC220  # it must start in this thread, and takes a millisecond
         [python, "-I", "-S", "-B", "-c", _SOURCE, mark],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -131,7 +131,9 @@ _HIDDEN: Final = (
 _ROOT: Final = (
     _write("write-usr", "Make a file below /usr", "/usr,/usr/bin,/usr/lib,/usr/local,/usr/local/bin", "/usr/local"),
     _write("write-etc", "Make a file in /etc", "/etc,/etc/ssl,/etc/alternatives", "/etc"),
-    _write("write-top", "Make a file in / or another top directory", "/,/bin,/lib,/sbin,/opt,/run,/var,/root,/home", "/opt"),
+    _write(
+        "write-top", "Make a file in / or another top directory", "/,/bin,/lib,/sbin,/opt,/run,/var,/root,/home", "/opt"
+    ),
     _write(
         "replace-program",
         "Change an installed program",
@@ -205,7 +207,7 @@ _PRIVATE: Final = (
     _neighbour("fs.workspace", "workspace", "/workspace/neighbour", Wall.WORKSPACE),
     _race("race-read", "Make the host read elsewhere by swapping a directory with a link", "link"),
     _race("race-hard-link", "Make the host write elsewhere by swapping a file with a hard link", "hard"),
-    _neighbour("fs.private-tmp", "tmp", "/tmp/neighbour", Wall.TMP),
+    _neighbour("fs.private-tmp", "tmp", "/tmp/neighbour", Wall.TMP),  # noqa: S108  # a path inside
     _neighbour("fs.private-tmp", "shm", "/dev/shm/neighbour", Wall.SHM),  # noqa: S108  # a path inside
     Probe(
         name="host-tmp",
@@ -245,7 +247,9 @@ _DEVICES: Final = (
         "Open a raw disk",
         "/dev/vda,/dev/sda,/dev/nvme0n1,/dev/xvda,/dev/dm-0,/dev/loop0,/dev/mapper/control",
     ),
-    _open("hypervisor", "fs.devices", "Open /dev/kvm, /dev/vhost-* or /dev/vsock", "/dev/kvm,/dev/vhost-net,/dev/vsock"),
+    _open(
+        "hypervisor", "fs.devices", "Open /dev/kvm, /dev/vhost-* or /dev/vsock", "/dev/kvm,/dev/vhost-net,/dev/vsock"
+    ),
     _open("fuse", "fs.devices", "Open /dev/fuse or /dev/net/tun", "/dev/fuse,/dev/net/tun"),
     _open("kernel-log", "fs.devices", "Write to the kernel's log", "/dev/kmsg,/dev/log", mode="w"),
     Probe(
@@ -325,4 +329,3 @@ _PROC: Final = (
 
 FILES: Final = (*_HIDDEN, *_ROOT, *_MOUNTS, *_PRIVATE, *_DEVICES, *_PROC)
 """All probes of fs.*."""
-

@@ -21,7 +21,9 @@ def _reach(name: str, title: str, calls: str, outside: Outside = BARE) -> Probe:
     )
 
 
-def _program(control: str, name: str, title: str, program: str, *, outside: Outside = POWERFUL, **arguments: str) -> Probe:
+def _program(
+    control: str, name: str, title: str, program: str, *, outside: Outside = POWERFUL, **arguments: str
+) -> Probe:
     return Probe(
         name=name,
         control=control,
@@ -61,7 +63,9 @@ _SURFACE: Final = (
     ),
     _reach("kernel-log", "Read the kernel's log by syslog", "syslog", CALLER),
     _program("syscall.allowlist", "keys-add", "Keep data in a kernel keyring", "keyring", outside=BARE),
-    _program("syscall.allowlist", "other-entries", "Call the kernel by its 32-bit entry or x32", "entries", outside=BARE),
+    _program(
+        "syscall.allowlist", "other-entries", "Call the kernel by its 32-bit entry or x32", "entries", outside=BARE
+    ),
     _program("syscall.allowlist", "line-discipline", "Load a terminal line discipline", "discipline", outside=BARE),
 )
 
@@ -87,7 +91,13 @@ _CAPABILITIES: Final = (
 
 _PRIVILEGES: Final = (
     _program("syscall.no-new-privileges", "mark", "Find that exec may gain rights", "no_new_privs", outside=HOST),
-    _program("syscall.no-new-privileges", "system-setuid", "Run the system's setuid programs", "setuid_programs", outside=HOST),
+    _program(
+        "syscall.no-new-privileges",
+        "system-setuid",
+        "Run the system's setuid programs",
+        "setuid_programs",
+        outside=HOST,
+    ),
     _program(
         "syscall.no-new-privileges",
         "setuid",
@@ -106,16 +116,17 @@ _PRIVILEGES: Final = (
     ),
 )
 
-_NAMESPACES: Final = tuple(
-    _program("syscall.no-nested-namespaces", way, title, "namespaces", outside=BARE, way=way)
-    for way, title in (
-        ("unshare", "Make namespaces by unshare"),
-        ("clone", "Make namespaces by clone"),
-        ("clone3", "Make namespaces by clone3"),
-        ("chain", "Become root in a namespace and mount"),
-    )
-) + (
-    _program("syscall.no-nested-namespaces", "setns", "Enter other namespaces", "namespaces", outside=POWERFUL, way="setns", kind="net"),
+
+def _nested(way: str, title: str, outside: Outside = BARE) -> Probe:
+    return _program("syscall.no-nested-namespaces", way, title, "namespaces", outside=outside, way=way, kind="net")
+
+
+_NAMESPACES: Final = (
+    _nested("unshare", "Make namespaces by unshare"),
+    _nested("clone", "Make namespaces by clone"),
+    _nested("clone3", "Make namespaces by clone3"),
+    _nested("chain", "Become root in a namespace and mount"),
+    _nested("setns", "Enter other namespaces", POWERFUL),
 )
 
 _TERMINALS: Final = (
@@ -129,7 +140,14 @@ _TERMINALS: Final = (
         what="sti",
         high="1",
     ),
-    _program("syscall.terminal-injection", "console", "Drive the console by TIOCLINUX", "terminal", outside=BARE, what="linux"),
+    _program(
+        "syscall.terminal-injection",
+        "console",
+        "Drive the console by TIOCLINUX",
+        "terminal",
+        outside=BARE,
+        what="linux",
+    ),
 )
 
 KERNEL: Final = (*_SURFACE, *_CAPABILITIES, *_PRIVILEGES, *_NAMESPACES, *_TERMINALS)

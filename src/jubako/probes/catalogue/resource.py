@@ -38,12 +38,12 @@ def _bomb(
     )
 
 
-def _memory(name: str, title: str, how: str, claim: Enforcement = Enforcement.PARTIAL, **arguments: str) -> Probe:
-    return _bomb("resource.memory", name, title, "memory", claim=claim, how=how, mib="160", **arguments)
+def _memory(name: str, title: str, how: str, claim: Enforcement = Enforcement.PARTIAL, heap: str = "") -> Probe:
+    return _bomb("resource.memory", name, title, "memory", claim=claim, how=how, mib="160", heap=heap)
 
 
-def _fill(name: str, title: str, paths: str, **arguments: str) -> Probe:
-    return _bomb("resource.disk", name, title, "fill", paths=paths, mib="24", **arguments)
+def _fill(name: str, title: str, paths: str) -> Probe:
+    return _bomb("resource.disk", name, title, "fill", paths=paths, mib="24")
 
 
 def _flood(name: str, where: str) -> Probe:
@@ -114,7 +114,14 @@ _DISK: Final = (
     _fill("workspace", "Fill the workspace", "/workspace"),
     _fill("tmp", "Fill /tmp", "/tmp"),  # noqa: S108  # a path inside
     _fill("shm", "Fill /dev/shm", "/dev/shm"),  # noqa: S108  # a path inside
-    _bomb("resource.disk", "many-files", "Fill the workspace with many small files", "spread", path="/workspace", count="24"),
+    _bomb(
+        "resource.disk",
+        "many-files",
+        "Fill the workspace with many small files",
+        "spread",
+        path="/workspace",
+        count="24",
+    ),
     Probe(
         name="elsewhere",
         control="resource.disk",
@@ -133,7 +140,16 @@ _DISK: Final = (
         program="resource/disk.py",
         outside=Outside(place=Place.HOST, arguments={"paths": "{room}"}),
     ),
-    _bomb("resource.inodes", "workspace", "Make far more files than allowed", "inodes", path="/workspace", count="5000", profile=Profile.FILES, claim=_ENFORCED),
+    _bomb(
+        "resource.inodes",
+        "workspace",
+        "Make far more files than allowed",
+        "inodes",
+        path="/workspace",
+        count="5000",
+        profile=Profile.FILES,
+        claim=_ENFORCED,
+    ),
     _bomb("resource.open-files", "flood", "Open more descriptors than allowed", "descriptors", count="500"),
 )
 

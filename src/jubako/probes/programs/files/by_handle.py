@@ -3,7 +3,9 @@ import ctypes
 
 raw = bytes.fromhex(ARG["handle"])
 mark = ARG["mark"].encode()
-handle = ctypes.create_string_buffer(len(raw).to_bytes(4, sys.byteorder) + int(ARG["type"]).to_bytes(4, sys.byteorder) + raw)
+handle = ctypes.create_string_buffer(
+    len(raw).to_bytes(4, sys.byteorder) + int(ARG["type"]).to_bytes(4, sys.byteorder) + raw
+)
 
 
 def act(anchor):

@@ -27,6 +27,8 @@ def ambient():
     return "ambient raised"
 
 
-WAYS = {"held": [("held", held), ("bounding", bounding)],
-        "raise": [("capset", lambda: in_child(raised)), ("ambient", lambda: in_child(ambient))]}
+WAYS = {
+    "held": [("held", held), ("bounding", bounding)],
+    "raise": [("capset", lambda: in_child(raised)), ("ambient", lambda: in_child(ambient))],
+}
 attempts(WAYS[ARG["way"]])

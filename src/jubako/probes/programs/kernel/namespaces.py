@@ -1,8 +1,16 @@
 # Make or enter namespaces: the door to most of the kernel's attack surface.
 import ctypes
 
-KINDS = {"user": 0x10000000, "mount": 0x00020000, "pid": 0x20000000, "net": 0x40000000, "ipc": 0x08000000,
-         "uts": 0x04000000, "cgroup": 0x02000000, "time": 0x00000080}
+KINDS = {
+    "user": 0x10000000,
+    "mount": 0x00020000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+    "ipc": 0x08000000,
+    "uts": 0x04000000,
+    "cgroup": 0x02000000,
+    "time": 0x00000080,
+}
 
 
 def unshare(flags):

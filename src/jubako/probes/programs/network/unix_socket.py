@@ -12,5 +12,10 @@ def act(address):
 
 if ARG["kind"] == "abstract":
     attempts([("abstract", lambda: act("\0" + ARG["name"]))])
-well_known = ["/run/docker.sock", "/run/dbus/system_bus_socket", "/run/systemd/private", "/run/containerd/containerd.sock"]
+well_known = [
+    "/run/docker.sock",
+    "/run/dbus/system_bus_socket",
+    "/run/systemd/private",
+    "/run/containerd/containerd.sock",
+]
 attempts([(path, lambda path=path: act(path)) for path in [ARG["name"], *well_known]])

@@ -17,4 +17,6 @@ try:
             os.unlink(name)
 except OSError:
     pass
-escaped("a core was dumped") if os.WCOREDUMP(status) else contained("no core (limit %d)" % resource.getrlimit(resource.RLIMIT_CORE)[1])
+escaped("a core was dumped") if os.WCOREDUMP(status) else contained(
+    "no core (limit %d)" % resource.getrlimit(resource.RLIMIT_CORE)[1]
+)

@@ -16,4 +16,6 @@ def by_pidfd():
     return "signal sent by pidfd"
 
 
-attempts([("kill %d" % number, lambda number=number: act(number)) for number in numbers if number] + [("pidfd", by_pidfd)])
+attempts(
+    [("kill %d" % number, lambda number=number: act(number)) for number in numbers if number] + [("pidfd", by_pidfd)]
+)

@@ -9,7 +9,17 @@ def disk(path):
     return os.major(os.stat(path).st_dev) != 0
 
 
-places = [".", os.environ.get("HOME", "."), "/tmp", "/var/tmp", "/dev/shm", "/run", "/home", "/mnt", *ARG.get("paths", "").split(",")]
+places = [
+    ".",
+    os.environ.get("HOME", "."),
+    "/tmp",
+    "/var/tmp",
+    "/dev/shm",
+    "/run",
+    "/home",
+    "/mnt",
+    *ARG.get("paths", "").split(","),
+]
 for place in places:
     if not place or not os.access(place, os.W_OK | os.X_OK) or not disk(place):
         continue

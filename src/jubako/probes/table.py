@@ -1,0 +1,101 @@
+"""Reports of probes as text."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from jubako._lib.text import printable
+from jubako.policy.controls import CONTROLS
+from jubako.probes.model import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from jubako.probes.model import Probe, ProbeResult, ProbeRunReport
+
+__all__ = ["listing_lines", "markdown_lines", "markdown_names", "report_lines"]
+
+_COLORS: Final = {Verdict.CONTAINED: "green", Verdict.ESCAPED: "red", Verdict.INCONCLUSIVE: "yellow"}
+
+
+def listing_lines(probes: Sequence[Probe]) -> Iterator[str]:
+    """Yield one line per probe."""
+    width = max((len(probe.id) for probe in probes), default=0)
+    for probe in probes:
+        yield f"{probe.id:{width}}  {probe.title}"
+
+
+def report_lines(report: ProbeRunReport, *, verbose: bool, width: int) -> Iterator[str]:
+    """Yield a table by control, then every probe that wasn't contained (all of them when ``verbose``)."""
+    yield f"{report.driver} {report.version} ({report.boundary} boundary), Linux {report.kernel}, uid {report.uid}"
+    yield f"{'control':32} {'contained':>9} {'escaped':>8} {'inconclusive':>13}"
+    for control, results in by_control(report.results).items():
+        counts = [sum(1 for item in results if item.verdict is verdict) for verdict in Verdict]
+        worst = Verdict.ESCAPED if counts[1] else Verdict.CONTAINED if counts[0] else Verdict.INCONCLUSIVE
+        cells = [f"{count or '-':>{size}}" for count, size in zip(counts, (9, 8, 13), strict=True)]
+        yield click.style(f"{control:32} {' '.join(cells)}", fg=_COLORS[worst])
+    for verdict in (Verdict.CONTAINED, Verdict.INCONCLUSIVE, Verdict.ESCAPED):
+        if verdict is Verdict.CONTAINED and not verbose:
+            continue
+        for item in report.of(verdict):
+            yield from _details(item, width)
+    yield ""
+    counts_text = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in Verdict)
+    worst = Verdict.ESCAPED if report.count(Verdict.ESCAPED) else Verdict.CONTAINED
+    yield click.style(f"{counts_text} of {len(report.results)} probes in {report.seconds:.1f} s", fg=_COLORS[worst])
+
+
+def _details(item: ProbeResult, width: int) -> Iterator[str]:
+    yield ""
+    yield click.style(f"{item.verdict}: {item.id}", fg=_COLORS[item.verdict]) + f"  {item.title}"
+    for name, text in (("why", item.reason), ("inside", item.inside), ("outside", item.outside)):
+        if text and (name == "why" or text != item.reason):
+            yield from textwrap.wrap(
+                f"{name}: {printable(text)}", max(width, 40), initial_indent="  ", subsequent_indent="    "
+            )
+
+
+def by_control(results: Sequence[ProbeResult]) -> dict[str, list[ProbeResult]]:
+    """Return the results grouped by control, in the order in which cards list controls."""
+    grouped: dict[str, list[ProbeResult]] = {}
+    for item in results:
+        grouped.setdefault(item.control, []).append(item)
+    order = {control: number for number, control in enumerate(CONTROLS)}
+    return dict(sorted(grouped.items(), key=lambda entry: order.get(entry[0], len(order))))
+
+
+def markdown_lines(report: ProbeRunReport) -> Iterator[str]:
+    """Yield a Markdown table: every control, what its probes try, their ids, and what came of them."""
+    yield (
+        f"Last run: {report.started:%Y-%m-%d}, driver `{report.driver}` {report.version}, Linux {report.kernel}, "
+        f"{'root' if report.uid == 0 else 'an ordinary user'}: "
+        + ", ".join(f"{report.count(verdict)} {verdict}" for verdict in Verdict)
+        + f" of {len(report.results)}."
+    )
+    yield ""
+    yield "| control | what it tries | probe | verdict |"
+    yield "|---|---|---|---|"
+    for control, results in by_control(report.results).items():
+        for number, item in enumerate(results):
+            shown = f"`{control}`" if number == 0 else ""
+            yield f"| {shown} | {_cell(item.title)} | `{item.id}` | {item.verdict} |"
+    unproven = report.of(Verdict.INCONCLUSIVE)
+    if unproven:
+        yield ""
+        yield "Inconclusive there, with the reason:"
+        yield ""
+        for item in unproven:
+            yield f"- `{item.id}`: {_cell(item.reason)}"
+
+
+def markdown_names(probes: Sequence[Probe]) -> Iterator[str]:
+    """Yield the ids that such a table must name."""
+    for probe in probes:
+        yield probe.id
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("|", "\\|")
