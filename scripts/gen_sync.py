@@ -41,7 +41,7 @@ from jubako.runtime import {runtime}
 from jubako.sync.bridge import run_once, shared_bridge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import PurePosixPath
     from types import TracebackType
@@ -60,7 +60,8 @@ __all__ = {exports}
 def blocking(text: str) -> str:
     """Return the text with asynchronous names and words replaced."""
     text = re.sub(r"\bAsync(Sandbox|Files|Process|Reader|Writer|Connection)\b", r"\1", text)
-    text = text.replace("AsyncIterator[", "Iterator[").replace("``async with``", "``with``")
+    text = re.sub(r"\bAsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]", text)
+    text = text.replace("``async with``", "``with``").replace("``contextlib.aclosing``", "``contextlib.closing``")
     return re.sub(r"\n +(?:%s): .*(?:\n {12,}.*)*" % "|".join(OWN_PARAMETERS), "", text)  # noqa: UP031  # braces abound
 
 
@@ -136,7 +137,7 @@ def method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     }
     if node.name in special:
         body = special[node.name]
-    elif returns.startswith("AsyncIterator["):
+    elif returns.startswith("AsyncGenerator["):
         body = f"return self._bridge.iterate({twin}({passed}))"
     elif decorators:
         body = f"return {wrapped(returns, twin)}"

@@ -48,7 +48,7 @@ class AsyncFiles:
         """Return the whole file as UTF-8 text. Raises FileTooLargeError, and ValueError when it isn't text."""
         return (await self.read(path, limit=limit)).decode("utf-8")
 
-    async def stream(self, path: GuestPath, *, limit: int | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, path: GuestPath, *, limit: int | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the file in pieces, so that memory stays bounded; FileTooLargeError after ``limit`` bytes."""
         where = guest_path(path)
         total = 0
@@ -117,8 +117,8 @@ class AsyncFiles:
         with self._sandbox.using("files.chmod") as instance:
             await instance.files.chmod(guest_path(path), _mode(mode))
 
-    async def watch(self, path: GuestPath = ".", *, recursive: bool = False) -> AsyncIterator[WatchEvent]:
-        """Yield changes below a directory until the iterator is closed."""
+    async def watch(self, path: GuestPath = ".", *, recursive: bool = False) -> AsyncGenerator[WatchEvent, None]:
+        """Yield changes below a directory until the generator is closed: use ``contextlib.aclosing``."""
         with self._sandbox.using("files.watch") as instance:
             async with _closing(instance.files.watch(guest_path(path), recursive=recursive)) as events:
                 async for event in events:

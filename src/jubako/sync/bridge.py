@@ -23,7 +23,7 @@ from jubako.errors import SandboxStateError
 from jubako.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
 __all__ = ["Bridge", "close_shared_bridge", "run_once", "shared_bridge"]
 
@@ -57,7 +57,7 @@ class Bridge:
         """
         return self._call(_name_of(function), partial(function, *args, **kwargs))
 
-    def iterate(self, iterator: AsyncIterator[T]) -> Iterator[T]:
+    def iterate(self, iterator: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         """Yield what the asynchronous iterator yields, and close it at the end."""
         try:
             while True:
@@ -67,9 +67,8 @@ class Bridge:
                     return
                 yield item
         finally:
-            close = getattr(iterator, "aclose", None)
-            if close is not None:
-                self._call("close", close)
+            with suppress(SandboxStateError):  # a forgotten generator may be closed after the end of everything
+                self._call("close", iterator.aclose)
 
     def next(self, function: Callable[[], Awaitable[T]]) -> T:
         """Return the next item. Raises StopIteration at the end."""

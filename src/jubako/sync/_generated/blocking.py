@@ -8,7 +8,7 @@ from jubako.runtime import AsyncSandbox, async_doctor, async_explain
 from jubako.sync.bridge import run_once, shared_bridge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import PurePosixPath
     from types import TracebackType
@@ -206,7 +206,7 @@ class Files:
         """Return the whole file as UTF-8 text. Raises FileTooLargeError, and ValueError when it isn't text."""
         return self._bridge.call(self._inner.read_text, path, limit=limit)
 
-    def stream(self, path: GuestPath, *, limit: int | None = None) -> Iterator[bytes]:
+    def stream(self, path: GuestPath, *, limit: int | None = None) -> Generator[bytes, None, None]:
         """Yield the file in pieces, so that memory stays bounded; FileTooLargeError after ``limit`` bytes."""
         return self._bridge.iterate(self._inner.stream(path, limit=limit))
 
@@ -245,8 +245,8 @@ class Files:
         """Set the permission bits."""
         self._bridge.call(self._inner.chmod, path, mode)
 
-    def watch(self, path: GuestPath = ".", *, recursive: bool = False) -> Iterator[WatchEvent]:
-        """Yield changes below a directory until the iterator is closed."""
+    def watch(self, path: GuestPath = ".", *, recursive: bool = False) -> Generator[WatchEvent, None, None]:
+        """Yield changes below a directory until the generator is closed: use ``contextlib.closing``."""
         return self._bridge.iterate(self._inner.watch(path, recursive=recursive))
 
 
