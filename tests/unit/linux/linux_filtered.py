@@ -1,4 +1,4 @@
-"""Run under the default filter: ``linux_filtered.py exec PROGRAM ...`` or ``linux_filtered.py calls`` with JSON on stdin.
+"""Run under the default filter: ``exec PROGRAM ...`` or ``calls`` with JSON on stdin.
 
 ``calls`` reads [[number, argument, ...], ...] and prints [[result, errno], ...]; 64-bit arguments pass unchanged.
 """

@@ -241,7 +241,8 @@ class Cgroup:
     def _remove_below(self, path: str) -> None:
         """Remove groups that something made below ours, if ever it could."""
         try:
-            names = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+            with os.scandir(path) as entries:
+                names = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return
         for name in names:

@@ -15,7 +15,7 @@ from jubako.linux.cgroup.limits import CONTROLLER, apply
 from jubako.linux.cgroup.model import Ability, CgroupSupport, Hierarchy, LimitResult, Limits, Mechanism, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "PARENT",
@@ -109,10 +109,33 @@ class CgroupManager:
 
     def open(self, name: str) -> Cgroup:
         """Return a group that exists already, perhaps not in all hierarchies, to watch or destroy it."""
-        return Cgroup(name, _places(_checked(name), self._support.hierarchies), tree=self._tree)
+        places = _places(_checked(name), self._support.hierarchies)
+        for controller, place in places.items():
+            if not os.access(place.path, os.F_OK):
+                # Its owner may have run in another group than we do.
+                where = next(item for item in self._support.hierarchies if controller in item.controllers)
+                for parent in _parents(where.point):
+                    if os.access(f"{parent}/{name}", os.F_OK):
+                        places[controller] = Place(place.version, f"{parent}/{name}")
+        return Cgroup(name, places, tree=self._tree)
+
+    def reap(self, name: str) -> None:
+        """End and remove a group that a dead owner left, with its parents where they are empty then; idempotent."""
+        group = self.open(name)
+        group.destroy()
+        for path in group.directories:
+            with suppress(OSError):  # in use by others, or gone
+                self._tree.remove(path.rpartition("/")[0])
 
     def names(self) -> frozenset[str]:
-        """Return the names of all groups below our parents, whoever made them."""
+        """Return the names of all groups on this machine below a parent of ours, whoever made them.
+
+        Parents without groups are removed on the way, as ``close`` would have done for their dead owners.
+        """
+        for point in sorted({item.point for item in self._support.hierarchies}):
+            for parent in _parents(point):
+                with suppress(OSError):  # in use
+                    self._tree.remove(parent)
         return list_groups(self._support)
 
     def close(self) -> None:
@@ -135,12 +158,36 @@ def only(limits: Limits, abilities: Iterable[Ability]) -> Limits:
 
 
 def list_groups(support: CgroupSupport) -> frozenset[str]:
-    """Return the names of all groups below our parents in any hierarchy."""
-    names: set[str] = set()
-    for item in support.hierarchies:
-        with suppress(FileNotFoundError), os.scandir(f"{item.base}/{PARENT}") as entries:
-            names.update(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    return frozenset(names)
+    """Return the names of all groups below a parent of ours, anywhere in the hierarchies that we use.
+
+    An owner works below its own group, which may be another one than ours (a login session, a
+    service), so the whole trees are searched; some milliseconds on a machine with hundreds of groups.
+    """
+    return frozenset(
+        path.rpartition("/")[2]
+        for point in sorted({item.point for item in support.hierarchies})
+        for parent in _parents(point)
+        for path in _below(parent)
+    )
+
+
+def _parents(point: str) -> Iterator[str]:
+    """Yield every directory of ours in one hierarchy."""
+    todo = [point]
+    while todo:
+        for path in _below(todo.pop()):
+            if path.endswith(f"/{PARENT}"):
+                yield path
+            else:
+                todo.append(path)
+
+
+def _below(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []  # removed meanwhile, or not ours to read
 
 
 def make_places(name: str, hierarchies: Iterable[Hierarchy], tree: Tree) -> dict[str, Place]:

@@ -72,11 +72,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """One mounted tree: groups are made in ``base``/jubako. ``controllers`` are those usable there."""
+    """One tree mounted at ``point``: groups are made in ``base``/jubako. ``controllers`` are those usable there."""
 
     version: int
     base: str
     controllers: frozenset[str]
+    point: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def _usable(mount: Mount, tree: Tree, *, climb: bool) -> Hierarchy | None:
     """Return where to work in this hierarchy, or None when it holds nothing for us or may not be written."""
     if mount.version == 1:
         names = mount.controllers & _V1_USED
-        return Hierarchy(1, mount.own, names) if names and _writable(mount.own) else None
+        return Hierarchy(1, mount.own, names, mount.point) if names and _writable(mount.own) else None
     best: Hierarchy | None = None
     for directory in _upwards(mount.own, mount.point) if climb else [mount.own]:
         if not _writable(directory) or not os.access(f"{directory}/cgroup.procs", os.W_OK):
@@ -90,10 +90,10 @@ def _usable(mount: Mount, tree: Tree, *, climb: bool) -> Hierarchy | None:
         # Stepping aside is for groups that were chosen for us, or when nothing above can be used.
         names = enable_controllers(directory, _V2_USED, tree, may_move=not climb) & _V2_USED
         if best is None or len(names) + 1 > len(best.controllers):
-            best = Hierarchy(2, directory, names | {""})
+            best = Hierarchy(2, directory, names | {""}, mount.point)
     if climb and best is not None and best.base == mount.own and best.controllers == {""}:
         names = enable_controllers(best.base, _V2_USED, tree) & _V2_USED
-        best = Hierarchy(2, best.base, names | {""})
+        best = Hierarchy(2, best.base, names | {""}, mount.point)
     return best
 
 
