@@ -11,7 +11,7 @@ import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Union
+    from typing import Dict, Tuple, Union
 
     Argument = Union[int, bytes]
 
@@ -25,6 +25,10 @@ class _Int(_ctypes._SimpleCData):  # type: ignore[type-arg]  # no subscript at r
 class _Function(_ctypes.CFuncPtr):
     _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
     _restype_ = _Int
+
+
+class _Char(_ctypes._SimpleCData):
+    _type_ = "c"
 
 
 _functions: "Dict[str, _Function]" = {}
@@ -41,3 +45,13 @@ def call(name: str, *arguments: "Argument") -> int:
         code = _ctypes.get_errno()
         raise OSError(code, posix.strerror(code))
     return result
+
+
+def copy_out(data: bytes) -> "Tuple[object, int]":
+    """Return memory that holds a copy of ``data``, and its address; it lasts as long as the first item.
+
+    The ``array`` module would do it too, but importing that costs 4 ms.
+    """
+    kind = type("Memory", (_ctypes.Array,), {"_type_": _Char, "_length_": len(data)})
+    memory = kind.from_buffer_copy(data)
+    return memory, _ctypes.addressof(memory)

@@ -63,8 +63,6 @@ def load_filter(program: bytes) -> None:
 
     ``program`` is an array of ``struct sock_filter``, eight bytes each.
     """
-    from array import array
-
-    memory = array("B", program)
-    address, size = memory.buffer_info()
-    native.call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pack("HxxxxxxP", size // 8, address), 0, 0)
+    memory, address = native.copy_out(program)
+    native.call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pack("HxxxxxxP", len(program) // 8, address), 0, 0)
+    del memory

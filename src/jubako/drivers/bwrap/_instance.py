@@ -74,6 +74,7 @@ class BwrapInstance:
             launched = await launch(
                 self._plan,
                 self._machine,
+                self._ctx.tasks,
                 name=f"{self._ctx.owner}-{self._ctx.sandbox_id}",
                 agent=self._agent,
             )
@@ -84,6 +85,7 @@ class BwrapInstance:
                 config=session_config(self._plan, self._machine.cgroups, self._seccomp),
                 hooks=self,
             )
+            await launched.group.join()
             self._verify(launched)
         except BaseException as error:
             said = self._last_words() if isinstance(error, BoundaryError) else ""

@@ -1,11 +1,14 @@
-"""Start bubblewrap with the agent as the first process inside, inside its cgroup, behind a verified wall.
+"""Start bubblewrap with the agent as the first process inside, inside its cgroup.
 
 Order of a launch, each step undone if a later one fails:
 
-1. a socketpair for the agent, pipes to hold bubblewrap back, descriptors for made-up files;
-2. bubblewrap starts and builds namespaces and mounts, while the cgroup is made in a worker thread;
-3. bubblewrap names its first process, which waits; it is put into the cgroup; it goes on;
-4. the agent says hello; the walls are verified from outside before any request is sent.
+1. a socketpair for the agent, a pipe for bubblewrap's report, descriptors for made-up files;
+2. bubblewrap starts and builds namespaces and mounts; it names its first process, the agent;
+3. beside that, a worker thread makes the cgroup and puts bubblewrap and the agent into it. Nothing
+   but the agent's own start-up runs until then: the instance sends no request before ``join``.
+
+Putting a process into a cgroup waits for a grace period of the kernel's RCU, 10 to 20 ms on an idle
+machine, as long as the agent needs to start: held apart, the two would add up.
 """
 
 from __future__ import annotations
@@ -26,14 +29,17 @@ from jubako.drivers.bwrap._layout import ETC_FILES
 from jubako.drivers.bwrap._probe import drop_prefix
 from jubako.errors import JubakoError, LaunchError
 from jubako.linux.cgroup import Limits, adopt_scope, mounts, systemd_scope_prefix
+from jubako.linux.procinfo import parent_pid
 from jubako.linux.spawn import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from anyio.abc import TaskGroup
 
     from jubako.boundary.contract import Plan
     from jubako.drivers.bwrap._probe import Machine
-    from jubako.linux.cgroup import Cgroup, CgroupManager
+    from jubako.linux.cgroup import Cgroup
     from jubako.linux.spawn import Child
 
 __all__ = ["Launched", "launch", "limits_of"]
@@ -78,7 +84,12 @@ class Launched:
     pid: int
     pidfd: int
     stream: socket.socket
-    cgroup: Cgroup | None
+    group: LaunchGroup
+
+    @property
+    def cgroup(self) -> Cgroup | None:
+        """The sandbox's cgroup, where there is one."""
+        return self.group.made
 
     def kill(self) -> None:
         """Kill the first process, and with it the whole pid namespace; no error when it is gone."""
@@ -93,10 +104,9 @@ class Launched:
         """
         self.stream.close()
         self.kill()
-        if self.cgroup is not None:
-            await to_thread.run_sync(self.cgroup.destroy)
+        await self.group.remove()
         await anyio.wait_readable(self.pidfd)
-        await self.monitor.wait()
+        await self.monitor.aclose()
         os.close(self.pidfd)
 
 
@@ -110,8 +120,6 @@ class _Descriptors:
         self.agent_theirs = self._pass(theirs.detach())
         self.info, info_theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.info_theirs = self._pass(info_theirs)
-        gate_theirs, self.gate = os.pipe2(os.O_CLOEXEC)
-        self.gate_theirs = self._pass(gate_theirs)
 
     def _pass(self, descriptor: int) -> str:
         self.theirs.append(descriptor)
@@ -129,20 +137,19 @@ class _Descriptors:
         while self.theirs:
             os.close(self.theirs.pop())
 
-    def close_pipes(self) -> None:
-        """Close the info pipe and the gate; a first process that still waits goes on and finds its stream closed."""
-        for descriptor in (self.info, self.gate):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.info = self.gate = -1
+    def close_ours(self) -> None:
+        if self.info >= 0:
+            os.close(self.info)
+            self.info = -1
 
 
-async def launch(plan: Plan, machine: Machine, *, name: str, agent: bytes) -> Launched:
+async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, agent: bytes) -> Launched:
     """Build the walls and return with the first process running inside.
 
     Args:
         plan: What to build.
         machine: The probe's findings: paths, cgroups, how to leave root.
+        tasks: Where the cgroup is made meanwhile.
         name: ``<owner>-<sandbox id>``, the cgroup's name; the id is the host name inside.
         agent: The agent's code for the guest's interpreter.
 
@@ -150,22 +157,27 @@ async def launch(plan: Plan, machine: Machine, *, name: str, agent: bytes) -> La
         LaunchError: With what bubblewrap said; nothing is left.
     """
     descriptors = _Descriptors()
-    group = _Group(machine, plan, name)
+    group = LaunchGroup(machine, plan, name)
     child: Child | None = None
     try:
         argv = _arguments(plan, machine, descriptors, agent=agent, hostname=name.rpartition("-")[2])
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(group.make)
-            # control: process.descriptors - everything else is close-on-exec, and closed by Popen besides
-            child = spawn([*group.prefix, *argv], pass_fds=tuple(descriptors.theirs), env=group.environment, cwd="/")
-            descriptors.close_theirs()
+        # control: process.descriptors - everything else is close-on-exec, and closed by Popen besides
+        child = spawn([*group.prefix, *argv], pass_fds=tuple(descriptors.theirs), env=group.environment, cwd="/")
+        descriptors.close_theirs()
+        tasks.start_soon(group.make, child.pid)
         with anyio.fail_after(_START_SECONDS):
-            assert child is not None  # noqa: S101  # set in the task group, which raises otherwise
-            return await _release(child, descriptors, group)
+            pid = await _first_pid(descriptors.info)
+        if pid is None:
+            said = child.stderr_text() or f"exit status {await child.wait()}"
+            msg = f"bubblewrap ended before the sandbox stood: {said}"
+            raise LaunchError(msg, hint="jubako doctor says what this machine allows")  # noqa: TRY301  # undone below
+        pidfd = _pidfd_of_child(pid, child)
+        group.add(pid)
+        return Launched(child, pid, pidfd, descriptors.agent, group)
     except BaseException as error:
         descriptors.agent.close()
         with anyio.CancelScope(shield=True):
-            await _undo(child, group.made)
+            await _undo(child, group)
         if isinstance(error, JubakoError) or not isinstance(error, OSError):
             raise
         slow = isinstance(error, TimeoutError)
@@ -175,27 +187,21 @@ async def launch(plan: Plan, machine: Machine, *, name: str, agent: bytes) -> La
         raise LaunchError(msg, hint="jubako doctor") from error
     finally:
         descriptors.close_theirs()
-        descriptors.close_pipes()
+        descriptors.close_ours()
 
 
-async def _release(child: Child, descriptors: _Descriptors, group: _Group) -> Launched:
-    """Put the waiting first process into its cgroup and let it go on."""
-    pid = await _first_pid(descriptors.info)
-    if pid is None:
-        said = child.stderr_text() or f"exit status {await child.wait()}"
-        msg = f"bubblewrap ended before the sandbox stood: {said}"
-        raise LaunchError(msg, hint="jubako doctor says what this machine allows")
-    pidfd = os.pidfd_open(pid)  # it waits at the gate, so the number can't have been given away
-    try:
-        await group.join(pid)
-        os.write(descriptors.gate, b"1")
-    except BaseException:
-        os.close(pidfd)
-        raise
-    return Launched(child, pid, pidfd, descriptors.agent, group.made)
+def _pidfd_of_child(pid: int, monitor: Child) -> int:
+    """Return a descriptor for the first process, sure that the number was not given to another meanwhile."""
+    pidfd = os.pidfd_open(pid)
+    if monitor.poll() is None and parent_pid(pid) == monitor.pid:
+        return pidfd
+    os.close(pidfd)
+    said = monitor.stderr_text()
+    msg = f"the sandbox's first process ended at once{': ' if said else ''}{said}"
+    raise LaunchError(msg)
 
 
-class _Group:
+class LaunchGroup:
     """The sandbox's cgroup: made by us beside bubblewrap's start, or by the user's systemd, or none."""
 
     def __init__(self, machine: Machine, plan: Plan, name: str) -> None:
@@ -204,6 +210,10 @@ class _Group:
         self._limits = limits_of(plan)
         self._name = name
         self._error: JubakoError | None = None
+        self._done = anyio.Event()
+        self._first = anyio.Event()
+        self._pid = 0
+        self._started = False
         self.made: Cgroup | None = None
         self.prefix: tuple[str, ...] = ()
         self.environment: dict[str, str] = {}
@@ -215,31 +225,55 @@ class _Group:
     def _unit(self) -> str:
         return f"jubako-{self._name}"
 
-    async def make(self) -> None:
-        """Make the group in a worker thread; what goes wrong shows in ``join``."""
-        if self._manager is not None:
-            await to_thread.run_sync(self._make, self._manager)
+    async def make(self, monitor: int) -> None:
+        """Make the group and put ``monitor`` and the process of ``add`` into it; errors show in ``join``."""
+        self._started = True
+        with anyio.CancelScope(shield=True):
+            if self._manager is not None:
+                await to_thread.run_sync(self._try, self._make, monitor)
+            await self._first.wait()
+            if self._pid and self._error is None:
+                if self.made is not None:
+                    await to_thread.run_sync(self._try, self.made.attach, self._pid)
+                elif self.prefix:
+                    await to_thread.run_sync(self._try, self._adopt, self._pid)
+            self._done.set()
 
-    def _make(self, manager: CgroupManager) -> None:
+    def add(self, pid: int) -> None:
+        """Name the first process inside, or 0 if there is none."""
+        self._pid = pid
+        self._first.set()
+
+    async def join(self) -> None:
+        """Return once the first process is in its group. Raises LaunchError when it can't be."""
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def remove(self) -> None:
+        """End everything in the group and remove it."""
+        self._first.set()
+        if self._started:
+            await self._done.wait()
+        if self.made is not None:
+            await to_thread.run_sync(self.made.destroy)
+
+    def _try(self, step: Callable[[int], None], pid: int) -> None:
         try:
-            self.made = manager.create(self._name, self._limits)
+            step(pid)
         except JubakoError as error:
             self._error = error
         except OSError as error:
-            self._error = LaunchError(f"the cgroup could not be made: {error}", hint="jubako doctor")
+            self._error = LaunchError(f"the sandbox's cgroup can't be used: {error}", hint="jubako doctor")
 
-    async def join(self, pid: int) -> None:
-        """Put ``pid`` into the group. Raises LaunchError when there is no group though there should be."""
-        if self._error is not None:
-            raise self._error
-        if self.made is not None:
-            self.made.attach(pid)
-        elif self.prefix:
-            self.made = await to_thread.run_sync(self._adopt, pid)
+    def _make(self, monitor: int) -> None:
+        assert self._manager is not None  # noqa: S101  # make() looked
+        self.made = self._manager.create(self._name, self._limits)
+        self.made.attach(monitor)
 
-    def _adopt(self, pid: int) -> Cgroup:
+    def _adopt(self, pid: int) -> None:
         disks = self._support.disks if self._support is not None else ()
-        return adopt_scope(pid, self._unit, self._limits, mounts("/proc", None), disks=disks)
+        self.made = adopt_scope(pid, self._unit, self._limits, mounts("/proc", None), disks=disks)
 
 
 def limits_of(plan: Plan) -> Limits:
@@ -254,12 +288,11 @@ def limits_of(plan: Plan) -> Limits:
     )
 
 
-async def _undo(child: Child | None, group: Cgroup | None) -> None:
+async def _undo(child: Child | None, group: LaunchGroup) -> None:
     if child is not None:
         child.kill()
         await child.wait()
-    if group is not None:
-        await to_thread.run_sync(group.destroy)
+    await group.remove()
 
 
 def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent: bytes, hostname: str) -> list[str]:
@@ -279,7 +312,7 @@ def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent
         else:
             argv += ["--ro-bind", "/dev/null", hidden]
     argv += ["--remount-ro", "/", "--chdir", policy.files.workspace]  # control: fs.ro-root
-    argv += ["--info-fd", descriptors.info_theirs, "--block-fd", descriptors.gate_theirs]
+    argv += ["--info-fd", descriptors.info_theirs]
     return [*argv, "--", machine.python, "-I", "-S", "-B", AGENT_PATH, "--fd", descriptors.agent_theirs]
 
 
