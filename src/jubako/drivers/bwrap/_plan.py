@@ -188,7 +188,7 @@ def _resource_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
         yield ControlResult(
             "resource.cpu",
             _PARTIAL,
-            "CPU seconds per process, lowest priority",
+            "CPU seconds per process",
             f"the rate is not limited: {_cgroup_reason(facts, 'cpu')}",
             _CGROUP_REMEDY,
         )
