@@ -196,15 +196,15 @@ class Exec(core.Stream):
         self.outputs: List[Output] = []
         self.input: Optional[Input] = None
 
-    def open(self, argv: List[bytes], cwd: bytes, env: Dict[bytes, bytes], user: bytes, flags: int) -> None:
+    def open(self, launch: spawn.Launch, *, stdin: bool) -> None:
         """Start the program with pipes. Raises SpawnError or OSError; nothing is left open then."""
-        identity = spawn.find_identity(user)
         opened: List[int] = []
         try:
             out_r, out_w = self._pipe(opened)
             err_r, err_w = self._pipe(opened)
-            in_r, in_w = self._pipe(opened) if flags & wire.FLAG_STDIN else (self.execs.spawner.null, -1)
-            pid = self.execs.spawner.start(argv, env, cwd, (in_r, out_w, err_w), identity=identity)
+            in_r, in_w = self._pipe(opened) if stdin else (self.execs.spawner.null, -1)
+            launch.fds = (in_r, out_w, err_w)
+            pid = self.execs.spawner.start(launch)
         except BaseException:
             for fd in opened:
                 posix.close(fd)
@@ -212,10 +212,9 @@ class Exec(core.Stream):
         for fd in opened:
             if fd in (out_w, err_w, in_r):
                 posix.close(fd)
-        self._started(pid)
-        for fd in opened:
-            if fd in (out_r, err_r, in_w):
+            else:
                 posix.set_blocking(fd, False)
+        self._started(pid)
         self.outputs = [Output(self, 0, out_r), Output(self, 1, err_r)]
         if in_w >= 0:
             self.input = Input(self, in_w, tty=False)
@@ -225,17 +224,14 @@ class Exec(core.Stream):
         opened.extend(pair)
         return pair
 
-    def open_tty(
-        self, argv: List[bytes], cwd: bytes, env: Dict[bytes, bytes], user: bytes, size: Tuple[int, int]
-    ) -> None:
+    def open_tty(self, launch: spawn.Launch, size: Tuple[int, int]) -> None:
         """Start the program on a terminal of its own; stderr ends at once."""
-        identity = spawn.find_identity(user)
         master, slave = posix.openpty()
         try:
             self._set_size(master, size)
-            env.setdefault(b"TERM", b"xterm-256color")
-            name = posix.ttyname(slave).encode()
-            pid = self.execs.spawner.start(argv, env, cwd, (slave, slave, slave), name, identity)
+            launch.env.setdefault(b"TERM", b"xterm-256color")
+            launch.tty = posix.ttyname(slave).encode()
+            pid = self.execs.spawner.start(launch)
             second = posix.dup(master)
         except BaseException:
             posix.close(master)
@@ -378,14 +374,15 @@ class Execs:
         if not argv:
             self.agent.send(wire.END, ident, wire.encode(wire.END, (wire.END_REFUSED, errno.EINVAL, "empty argv")))
             return
-        cwd = self._absolute(cwd)
         stream = Exec(self.agent, ident, self)
         self.agent.streams[ident] = stream
         try:
+            identity = spawn.find_identity(user or self.agent.user)
+            launch = spawn.Launch(argv, env, self._absolute(cwd), identity)
             if flags & wire.FLAG_TTY:
-                stream.open_tty(argv, cwd, env, user or self.agent.user, (rows, columns))
+                stream.open_tty(launch, (rows, columns))
             else:
-                stream.open(argv, cwd, env, user or self.agent.user, flags)
+                stream.open(launch, stdin=bool(flags & wire.FLAG_STDIN))
         except spawn.SpawnError as error:
             stream.end(error.kind, error.number, error.text)
         except OSError as error:

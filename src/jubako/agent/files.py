@@ -9,7 +9,7 @@ from . import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, Optional, Tuple
+    from typing import Iterator, List, Optional, Tuple
 
     from .core import JobStream, Stream
 
@@ -71,7 +71,7 @@ def open_parent(workspace: bytes, path: bytes, *, make: bool = False) -> Tuple[i
 def make_directories(workspace: bytes, path: bytes, mode: int) -> None:
     """Make a directory with its parents; one that exists is fine."""
     full = absolute(workspace, path)
-    missing = []
+    missing: List[bytes] = []
     while True:
         try:
             fd = posix.open(full, _DIRECTORY)

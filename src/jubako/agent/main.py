@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the C module has no stub
 import errno
 import posix
 import select
@@ -13,7 +12,10 @@ from . import core, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple
+else:
+    import _signal
 
 _IGNORED = (1, 2, 3, 10, 12, 13, 14, 16, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30)
 _SIGTERM, _SIGCHLD, _SIGCONT = 15, 17, 18
@@ -262,4 +264,4 @@ def main() -> NoReturn:
         kind, error, trace = sys.exc_info()
         if kind is not None and error is not None:
             sys.excepthook(kind, error, trace)
-        posix._exit(_FATAL)
+        core.leave(_FATAL)

@@ -91,12 +91,14 @@ class Relay(core.Stream):
             self._connected = True
             self.send(wire.CONNECTED)
         else:
-            if self._buffer:
-                self._write()
-            if self._reading and self.window > 0 and self._socket is not None:
-                self._read()
-        if self._socket is not None:
-            self._update()
+            self._serve()
+        self._update()
+
+    def _serve(self) -> None:
+        if self._buffer:
+            self._write()
+        if self._reading and self.window > 0:
+            self._read()
 
     def _read(self) -> None:
         if self._socket is None:

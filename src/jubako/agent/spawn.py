@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import posix
 
-from . import wire
+from . import core, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Dict, List, Optional, Sequence, Tuple
+else:
+    import _signal
 
 CHILD_OOM_SCORE = 500
 # Dispositions that the agent or its interpreter changed; 9 and 19 can't be set.
@@ -92,6 +95,19 @@ def find_program(name: bytes, path: bytes, cwd: bytes) -> bytes:
     raise SpawnError(wire.END_NOT_FOUND, errno.ENOENT, text[:200] + ": not found")
 
 
+class Launch:
+    """What to start: the program's view of the world, and where its three descriptors lead."""
+
+    def __init__(self, argv: List[bytes], env: Dict[bytes, bytes], cwd: bytes, identity: Optional[Identity]) -> None:
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.identity = identity
+        self.fds: Tuple[int, int, int] = (0, 1, 2)
+        self.tty = b""
+        """A terminal to open instead of using ``fds``."""
+
+
 class Spawner:
     """Starts programs, in the way that the session's limits call for."""
 
@@ -124,31 +140,24 @@ class Spawner:
                 posix.close(self._oom_fd)
                 self._oom_fd = -1
 
-    def start(
-        self,
-        argv: List[bytes],
-        env: Dict[bytes, bytes],
-        cwd: bytes,
-        fds: Tuple[int, int, int],
-        tty: bytes = b"",
-        identity: Optional[Identity] = None,
-    ) -> int:
+    def start(self, launch: Launch) -> int:
         """Return the pid of the started program. Raises SpawnError."""
-        program = find_program(argv[0], env.get(b"PATH", b"/usr/bin:/bin"), cwd)
+        name = launch.argv[0]
+        program = find_program(name, launch.env.get(b"PATH", b"/usr/bin:/bin"), launch.cwd)
         try:
-            posix.chdir(cwd)
+            posix.chdir(launch.cwd)
         except OSError as error:
             text = "working directory: " + posix.strerror(error.errno or 0)
             raise SpawnError(wire.END_NOT_EXECUTABLE, error.errno or 0, text) from None
         # Inherited by the child and taken back at once: no descendant can start with the agent's score.
         self._oom(b"%d" % CHILD_OOM_SCORE)
         try:
-            if identity is not None or self.child_limits:
-                return self._fork(program, argv, env, fds, tty, identity)
-            return self._spawn(program, argv, env, fds, tty)
+            if launch.identity is not None or self.child_limits:
+                return self._fork(program, launch)
+            return _spawn(program, launch)
         except OSError as error:
             number = error.errno or errno.EIO
-            text = argv[0].decode("utf-8", "replace")[:200] + ": " + _MEANING.get(number, posix.strerror(number))
+            text = name.decode("utf-8", "replace")[:200] + ": " + _MEANING.get(number, posix.strerror(number))
             raise SpawnError(wire.END_NOT_EXECUTABLE, number, text) from None
         except ValueError as error:
             raise SpawnError(wire.END_REFUSED, errno.EINVAL, str(error)) from None
@@ -156,44 +165,30 @@ class Spawner:
             self._oom(self._own_oom)
             posix.chdir(b"/")
 
-    def _spawn(
-        self, program: bytes, argv: List[bytes], env: Dict[bytes, bytes], fds: Tuple[int, int, int], tty: bytes
-    ) -> int:
-        actions: List[Tuple[object, ...]]
-        if tty:
-            # A session leader's first terminal becomes its controlling one.
-            actions = [
-                (posix.POSIX_SPAWN_OPEN, 0, tty, posix.O_RDWR, 0),
-                (posix.POSIX_SPAWN_DUP2, 0, 1),
-                (posix.POSIX_SPAWN_DUP2, 0, 2),
-            ]
-        else:
-            actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
-        # Every descriptor of the agent is close-on-exec.  control: process.descriptors
-        return posix.posix_spawn(
-            program, argv, env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=_DEFAULTED
-        )
+    def _fork(self, program: bytes, launch: Launch) -> int:
+        """Start a program for which the child must change more than its descriptors."""
+        import resource
 
-    def _fork(
-        self,
-        program: bytes,
-        argv: List[bytes],
-        env: Dict[bytes, bytes],
-        fds: Tuple[int, int, int],
-        tty: bytes,
-        identity: Optional[Identity],
-    ) -> int:
-        posix.execve  # noqa: B018  # resolved before the fork, like everything the child needs
         read_end, write_end = posix.pipe2(posix.O_CLOEXEC)
         pid = posix.fork()
         if pid == 0:
             try:
-                self._child(fds, tty, identity)
-                posix.execve(program, argv, env)
+                _signal.set_wakeup_fd(-1)
+                for number in _DEFAULTED:
+                    _signal.signal(number, _signal.SIG_DFL)
+                posix.setsid()
+                _take_descriptors(launch)
+                for kind, soft, hard in self.child_limits:
+                    resource.setrlimit(kind, (soft, hard))  # control: resource.open-files
+                if launch.identity is not None:
+                    posix.setgroups(launch.identity.groups)
+                    posix.setgid(launch.identity.gid)
+                    posix.setuid(launch.identity.uid)
+                posix.execve(program, launch.argv, launch.env)
             except OSError as error:
                 posix.write(write_end, b"%d" % (error.errno or errno.EIO))
             finally:
-                posix._exit(127)
+                core.leave(127)
         posix.close(write_end)
         failure = posix.read(read_end, 16)
         posix.close(read_end)
@@ -202,24 +197,34 @@ class Spawner:
             raise OSError(int(failure), "")
         return pid
 
-    def _child(self, fds: Tuple[int, int, int], tty: bytes, identity: Optional[Identity]) -> None:
-        import _signal  # type: ignore[import-not-found]  # the C module has no stub
 
-        _signal.set_wakeup_fd(-1)
-        for number in _DEFAULTED:
-            _signal.signal(number, _signal.SIG_DFL)
-        posix.setsid()
-        if tty:
-            slave = posix.open(tty, posix.O_RDWR)
-            fds = (slave, slave, slave)
-        for number, fd in enumerate(fds):
-            posix.dup2(fd, number, inheritable=True)
-        if self.child_limits:
-            import resource
+def _take_descriptors(launch: Launch) -> None:
+    fds = launch.fds
+    if launch.tty:
+        slave = posix.open(launch.tty, posix.O_RDWR)
+        fds = (slave, slave, slave)
+    for number, fd in enumerate(fds):
+        posix.dup2(fd, number, inheritable=True)
 
-            for kind, soft, hard in self.child_limits:
-                resource.setrlimit(kind, (soft, hard))
-        if identity is not None:
-            posix.setgroups(identity.groups)
-            posix.setgid(identity.gid)
-            posix.setuid(identity.uid)
+
+def _spawn(program: bytes, launch: Launch) -> int:
+    actions: List[Tuple[object, ...]]
+    if launch.tty:
+        # A session leader's first terminal becomes its controlling one.
+        actions = [
+            (posix.POSIX_SPAWN_OPEN, 0, launch.tty, posix.O_RDWR, 0),
+            (posix.POSIX_SPAWN_DUP2, 0, 1),
+            (posix.POSIX_SPAWN_DUP2, 0, 2),
+        ]
+    else:
+        actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(launch.fds)]
+    return posix.posix_spawn(
+        program,
+        launch.argv,
+        launch.env,
+        # Every descriptor of the agent is close-on-exec.  control: process.descriptors
+        file_actions=actions,
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_DEFAULTED,
+    )

@@ -1,7 +1,7 @@
 """Turns the agent's modules into one ``.pyc``; runs in the interpreter that will run the agent.
 
 Kept free of imports from jubako: for another interpreter its source is piped into that interpreter.
-Annotations, docstrings and ``TYPE_CHECKING`` blocks are dropped, which makes the agent start faster
+Annotations, docstrings and ``TYPE_CHECKING`` blocks are left out, which makes the agent start faster
 and lets its sources use annotations that an old interpreter could not evaluate.
 """
 
@@ -43,9 +43,9 @@ class _Strip(ast.NodeTransformer):
         arguments = node.args
         for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]:
             argument.annotation = None
-        for argument in (arguments.vararg, arguments.kwarg):
-            if argument is not None:
-                argument.annotation = None
+        for extra in (arguments.vararg, arguments.kwarg):
+            if extra is not None:
+                extra.annotation = None
         return self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
@@ -57,10 +57,11 @@ class _Strip(ast.NodeTransformer):
             )
         return ast.copy_location(ast.Assign(targets=[node.target], value=node.value, lineno=node.lineno), node)
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return None
-        return self.generic_visit(node)
+            return node.orelse
+        return node
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.module == "__future__" else node

@@ -12,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jubako.errors import LaunchError
-from jubako.guest import _compile
 
 __all__ = ["agent_file", "bundle_agent"]
 
 _AGENT: Final = Path(__file__).resolve().parent.parent / "agent"
+_COMPILER: Final = Path(__file__).resolve().parent / "_compile.py"
 _BUILD_SECONDS: Final = 60.0
 _MAX_BUNDLE: Final = 4 * 1024 * 1024
 _REMOTE: Final = (
@@ -46,14 +46,14 @@ def agent_file(python: str = sys.executable) -> Path:
     The file and its directory belong to this user and nobody else can write them.
     """
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(_AGENT.glob("*.py"))}
-    text = Path(_compile.__file__).read_text(encoding="utf-8")
+    text = _COMPILER.read_text(encoding="utf-8")
     interpreter = os.path.realpath(python)
     same = interpreter == os.path.realpath(sys.executable)
     digest = hashlib.sha256(json.dumps([text, sources, _fingerprint(interpreter, same=same)]).encode()).hexdigest()
     directory = _cache_directory()
     path = directory / f"agent-{digest[:32]}.pyc"
     if not _trusted(path):
-        data = _compile.compile_bundle(sources) if same else _compile_elsewhere(interpreter, text, sources)
+        data = _compile_here(text, sources) if same else _compile_elsewhere(interpreter, text, sources)
         _install(directory, path, data)
     return path
 
@@ -62,7 +62,7 @@ def _fingerprint(interpreter: str, *, same: bool) -> list[str]:
     if same:
         return [sys.implementation.cache_tag or "", importlib.util.MAGIC_NUMBER.hex()]
     try:
-        status = os.stat(interpreter)
+        status = Path(interpreter).stat()
     except OSError as error:
         msg = f"the interpreter {interpreter} can't be used: {error.strerror}"
         raise LaunchError(msg) from error
@@ -97,6 +97,14 @@ def _trusted(path: Path) -> bool:
         and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         and 0 < status.st_size <= _MAX_BUNDLE
     )
+
+
+def _compile_here(text: str, sources: dict[str, str]) -> bytes:
+    """Compile with the very text that the digest names: the imported module may be older than the file."""
+    scope: dict[str, Any] = {"__name__": "bundle"}
+    exec(compile(text, "<bundle>", "exec"), scope)  # noqa: S102  # a module of this package
+    result: bytes = scope["compile_bundle"](sources)
+    return result
 
 
 def _compile_elsewhere(interpreter: str, text: str, sources: dict[str, str]) -> bytes:

@@ -58,7 +58,7 @@ class SessionLimits:
 class SessionConfig:
     """What the agent is told. ``rlimits`` maps Linux RLIMIT numbers to (soft, hard); -1 is unlimited."""
 
-    workspace: PurePosixPath = PurePosixPath("/workspace")
+    workspace: PurePosixPath = PurePosixPath("/workspace")  # noqa: RUF009  # immutable
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     path: str = "/usr/local/bin:/usr/bin:/bin"
     user: str = ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno as errno_module
 import os
 from datetime import UTC, datetime, timedelta
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
@@ -23,12 +22,14 @@ from jubako.errors import (
     InstanceLostError,
     InvalidRequestError,
 )
-from jubako.guest.exchange import Exchange, ReadExchange, ReplyExchange, ScanExchange, WatchExchange, WriteExchange
+from jubako.guest.exchange import Exchange, ReplyExchange
+from jubako.guest.requests import ReadExchange, ScanExchange, WatchExchange, WriteExchange
 from jubako.guest.text import printable
 from jubako.guest.wire import PATH_MAX, EndKind, Field, Fields, Message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from pathlib import PurePosixPath
 
     from jubako.guest.session import GuestSession
 
@@ -54,7 +55,11 @@ _LENGTH: Final = 2**63 - 1
 
 def _raw(path: PurePosixPath) -> bytes:
     """Return a path for the guest. Raises InvalidRequestError."""
-    raw = os.fsencode(str(path))
+    try:
+        raw = os.fsencode(str(path))
+    except UnicodeEncodeError as error:
+        msg = f"{printable(str(path))} can't be a path"
+        raise InvalidRequestError(msg) from error
     if b"\0" in raw or len(raw) > PATH_MAX:
         raise InvalidRequestError("the path holds a NUL character or is over 4096 bytes")
     if not path.is_absolute() and ".." in path.parts:
@@ -95,9 +100,7 @@ def _raise(path: PurePosixPath, end: tuple[EndKind, int, str]) -> None:
     # The host's own words for the number: the guest's text proves nothing.
     text = os.strerror(number)
     msg = f"{shown}: {text}"
-    raise _ERRORS.get(number, GuestFileError)(
-        msg, details={"path": shown, "errno": number}, errno=number
-    )
+    raise _ERRORS.get(number, GuestFileError)(msg, details={"path": shown, "errno": number}, errno=number)
 
 
 def _too_large(path: PurePosixPath, limit: int) -> FileTooLargeError:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from jubako.errors import LimitError
-from jubako.guest.exchange import Exchange, Latch
+from jubako.guest.channel import Latch
 from jubako.guest.wire import (
     GUEST_MESSAGES,
     HEADER,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from jubako.errors import JubakoError
+    from jubako.guest.exchange import Exchange
 
 __all__ = ["Machine"]
 
@@ -82,9 +83,7 @@ class Machine:
         """
         if len(self.streams) >= self._max_streams or self._next > _LAST_STREAM:
             msg = f"{len(self.streams)} requests are open in this sandbox"
-            raise LimitError(
-                msg, details={"limit": self._max_streams}
-            )
+            raise LimitError(msg, details={"limit": self._max_streams})
         exchange.bind(self, self._next)
         self.streams[self._next] = exchange
         self._next += 1
@@ -96,6 +95,7 @@ class Machine:
         self.streams.clear()
         for stream in streams:
             stream.fail(error)
+        self.changed.set()
 
     # -- guest to host ----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from jubako.guest.wire import EndKind, Message
 
 if TYPE_CHECKING:
-    from jubako.guest.exchange import ConnectExchange
+    from jubako.guest.requests import ConnectExchange
     from jubako.guest.session import GuestSession
 
 __all__ = ["PortStream"]

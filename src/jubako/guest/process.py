@@ -11,13 +11,14 @@ from anyio.lowlevel import checkpoint
 
 from jubako.boundary.contract import ExecRequest, ExitStatus, TerminalSize
 from jubako.errors import InvalidRequestError, SandboxStateError
-from jubako.guest.exchange import ExecExchange, Inbox
+from jubako.guest.execution import ExecExchange
 from jubako.guest.text import printable
 from jubako.guest.wire import EndKind, Message
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from jubako.guest.channel import Inbox
     from jubako.guest.session import GuestSession
 
 __all__ = ["GuestProcess", "ProcessExchange"]

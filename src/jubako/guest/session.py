@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from datetime import UTC, datetime, timedelta
 from math import isfinite
-from typing import TYPE_CHECKING, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -21,11 +20,13 @@ from jubako.errors import (
     ProtocolError,
 )
 from jubako.guest.config import AgentHello, SessionConfig, SessionHooks
-from jubako.guest.exchange import CallExchange, ConnectExchange, Exchange, ExecExchange, ReplyExchange
+from jubako.guest.exchange import CallExchange, Exchange, ReplyExchange
 from jubako.guest.files import GuestFiles
+from jubako.guest.link import GuestStream, Link
 from jubako.guest.machine import Machine
 from jubako.guest.ports import PortStream
 from jubako.guest.process import GuestProcess, check_size
+from jubako.guest.requests import ConnectExchange
 from jubako.guest.text import printable
 from jubako.guest.wire import (
     MAX_DATA,
@@ -44,54 +45,37 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from jubako.boundary.contract import Files
+    from jubako.guest.execution import ExecExchange
 
 __all__ = ["GuestSession"]
 
 _log: Final = logging.getLogger(__name__)
-_CHUNK: Final = 262144
-_BACKLOG: Final = 1048576
-"""Bytes waiting for the guest above which callers wait before they add more."""
 _FLAG_STDIN: Final = 1
 _FLAG_TTY: Final = 2
 _UNLIMITED: Final = 2**64 - 1
 _STOP_MARGIN: Final = 5.0
 
 
-class _Stream(Protocol):
-    """What a session needs of its byte stream; ``send_nowait`` and ``close`` are used where present."""
-
-    async def receive(self, max_bytes: int = 65536) -> bytes: ...
-    async def send(self, item: bytes) -> None: ...
-    async def aclose(self) -> None: ...
-
-
 class GuestSession:
     """A session with an agent that is ready to serve; made by ``open``."""
 
-    def __init__(self, stream: _Stream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> None:
+    def __init__(self, stream: GuestStream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> None:
         self.config = config
         self.closed = anyio.Event()
         self.failure: JubakoError | None = None
-        self._stream = stream
-        self._send_nowait = getattr(stream, "send_nowait", None)
         self._tasks = tasks
         self._hooks = hooks
-        self._scope = anyio.CancelScope()
         self._over = False
         self._stopping = False
-        self._running = 0
-        self._pending: deque[bytes] = deque()
-        self._pending_size = 0
-        self._wake = anyio.Event()
-        self._room = anyio.Event()
         limits = config.limits
-        self.machine = Machine(self._send, window=limits.window, max_streams=limits.streams)
+        self._link = Link(stream, on_data=self._feed, on_end=self._ended)
+        self.machine = Machine(self._link.send, window=limits.window, max_streams=limits.streams)
         self._files = GuestFiles(self)
 
     # -- opening and closing ------------------------------------------------------------------
 
     @classmethod
-    async def open(cls, stream: _Stream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> Self:
+    async def open(cls, stream: GuestStream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> Self:
         """Return a session whose agent has answered and is ready.
 
         Raises:
@@ -99,7 +83,7 @@ class GuestSession:
             ProtocolError: The guest broke the protocol.
         """
         session = cls(stream, tasks=tasks, config=config, hooks=hooks)
-        tasks.start_soon(session._run, name="jubako guest session")
+        tasks.start_soon(session._link.run, name="jubako guest session")
         try:
             with anyio.fail_after(config.limits.handshake.total_seconds()):
                 await session._handshake()
@@ -119,9 +103,7 @@ class GuestSession:
         hello = cast("tuple[int, str, str, int, int]", machine.hello)
         if hello[0] != PROTOCOL:
             msg = f"the agent speaks protocol {hello[0]}, this host {PROTOCOL}"
-            raise LaunchError(
-                msg, hint="rebuild the agent for this version"
-            )
+            raise LaunchError(msg, hint="rebuild the agent for this version")
         machine.configure(self._config_fields())
         await machine.changed.wait()
         self._check_start()
@@ -180,54 +162,21 @@ class GuestSession:
     async def aclose(self) -> None:
         """Close the stream, upon which the agent kills everything and exits; idempotent."""
         self._finish(None)
-        self._scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._stream.aclose()
+        await self._link.aclose()
         await checkpoint()
 
-    # -- background ---------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        """Read and write until the session is over. Nothing escapes but cancellation."""
-        try:
-            with self._scope:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._write_loop)
-                    await self._read_loop()
-        finally:
-            self._finish(InstanceLostError("the session with the sandbox was ended"))
+    def _feed(self, data: bytes) -> None:
+        self.machine.feed(data)
 
-    async def _read_loop(self) -> None:
-        receive, feed = self._stream.receive, self.machine.feed
-        try:
-            while True:
-                feed(await receive(_CHUNK))
-        except ViolationError as error:
-            self._finish(error)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            self._lost()
-        self._scope.cancel()
-
-    async def _write_loop(self) -> None:
-        try:
-            while True:
-                while self._pending:
-                    data = self._pending.popleft()
-                    await self._stream.send(data)
-                    self._pending_size -= len(data)
-                    if self._pending_size <= _BACKLOG:
-                        self._room.set()
-                self._wake = anyio.Event()
-                await self._wake.wait()
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            # The reader sees the end as well, after what the guest still had to say.
-            pass
-
-    def _lost(self) -> None:
+    def _ended(self, error: JubakoError | None) -> None:
+        """Take the end of the link; None means that the guest's side has closed."""
         bye = self.machine.bye
-        text = printable(str(bye[1])) if bye is not None else ""
-        message = "the sandbox was stopped" if bye is not None else "the sandbox died"
-        self._finish(InstanceLostError(f"{message}: {text}" if text else message))
+        if error is None and bye is not None:
+            text = printable(str(bye[1]))
+            error = InstanceLostError(f"the sandbox was stopped: {text}" if text else "the sandbox was stopped")
+        self._finish(error or InstanceLostError("the sandbox died"))
 
     def _finish(self, error: JubakoError | None) -> None:
         """End the session once: everybody who waits learns why."""
@@ -237,13 +186,7 @@ class GuestSession:
         if not self._stopping or isinstance(error, ProtocolError):
             self.failure = error
         self.machine.abort(error or InstanceLostError("the session with the sandbox was closed"))
-        # Wakes ``open`` if it still waits for the handshake.
-        self.machine.changed.set()
-        self._pending.clear()
-        self._room.set()
-        close = getattr(self._stream, "close", None)
-        if close is not None:
-            close()
+        self._link.close()
         if isinstance(error, ViolationError):
             _log.warning("agent protocol violation: %s", error.rule)
             self._guard(self._hooks.on_violation, str(error.rule))
@@ -254,31 +197,10 @@ class GuestSession:
         """Call a hook whose failure must not keep the session from ending."""
         try:
             hook(*args)
-        except Exception:  # the session is over either way; the driver's bug is logged, not hidden
+        except Exception:  # noqa: BLE001  # the session is over either way; the driver's bug is logged, not hidden
             _log.exception("a session hook failed")
 
-    # -- sending ------------------------------------------------------------------------------
-
-    def _send(self, data: bytes) -> None:
-        """Send a whole frame now, or queue what the kernel does not take."""
-        if self._over:
-            return
-        if not self._pending and self._pending_size == 0 and self._send_nowait is not None:
-            try:
-                count = self._send_nowait(data)
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return
-            if count == len(data):
-                return
-            data = data[count:]
-        self._pending.append(data)
-        self._pending_size += len(data)
-        self._wake.set()
-
-    async def _wait_for_room(self) -> None:
-        while self._pending_size > _BACKLOG and not self._over:
-            self._room = anyio.Event()
-            await self._room.wait()
+    # -- requests -----------------------------------------------------------------------------
 
     async def send_data(self, exchange: Exchange, data: bytes | memoryview) -> None:
         """Send bytes on a stream as far and as fast as the guest gives credit.
@@ -293,13 +215,11 @@ class GuestSession:
                 await outbox.wait()
             if outbox is None or outbox.broken or exchange.is_over:
                 raise exchange.failure or anyio.BrokenResourceError
-            await self._wait_for_room()
+            await self._link.wait_for_room()
             part = view[: min(outbox.credit, MAX_DATA)]
             outbox.credit -= len(part)
             self.machine.send_data(exchange.ident, bytes(part))
             view = view[len(part) :]
-
-    # -- requests -----------------------------------------------------------------------------
 
     @property
     def hello(self) -> AgentHello:
@@ -320,7 +240,7 @@ class GuestSession:
         """Return the driver's limit counters; none when it fails."""
         try:
             return dict(self._hooks.limit_counters())
-        except Exception:  # a cgroup may vanish under a dying sandbox; the exit itself is still true
+        except Exception:  # noqa: BLE001  # a cgroup may vanish under a dying sandbox; the exit itself is still true
             _log.exception("limit counters can't be read")
             return {}
 
@@ -358,14 +278,14 @@ class GuestSession:
             InstanceLostError: The sandbox died.
         """
         self.check_open()
-        fields = _exec_fields(request)
+        try:
+            payload = encode(Message.EXEC, _exec_fields(request))
+        except ValueError as error:
+            # Also text that has no bytes: UnicodeEncodeError is a ValueError.
+            raise InvalidRequestError(str(error)) from error
         process = GuestProcess(self, request, self.counters())
         exchange = process.exchange
-        try:
-            payload = encode(Message.EXEC, fields)
-        except ValueError as error:
-            raise InvalidRequestError(str(error)) from error
-        await self._wait_for_room()
+        await self._link.wait_for_room()
         self.check_open()
         if len(payload) > MAX_HOST_PAYLOAD:
             process.refuse(126, f"{request.argv[0][:200]}: argument list too long", 0)
@@ -411,10 +331,8 @@ class GuestSession:
             await call.done.wait()
         if self._over or (call.end is not None and call.end[0] is EndKind.OK):
             return
-        # control: process.kill-tree
         self._finish(InstanceLostError("programs inside could not be ended, so the sandbox was killed"))
-        self._guard(self._hooks.kill_instance)
-        self._scope.cancel()
+        self._guard(self._hooks.kill_instance)  # control: process.kill-tree
 
     async def connect(self, port: int) -> PortStream:
         """Open a stream to a TCP port on the guest's loopback. Raises GuestConnectionError."""
@@ -433,9 +351,7 @@ class GuestSession:
         if exchange.end is None:
             raise exchange.failure or InstanceLostError("the sandbox died")
         msg = f"nothing inside accepts connections on port {port}"
-        raise GuestConnectionError(
-            msg, details={"port": port, "errno": exchange.end[1]}
-        )
+        raise GuestConnectionError(msg, details={"port": port, "errno": exchange.end[1]})
 
     async def usage(self) -> Usage:
         """Return what the agent reports; a driver that can measure from outside should do that."""
@@ -456,7 +372,7 @@ class GuestSession:
 
 
 def _pairs(env: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    pairs = []
+    pairs: list[tuple[bytes, bytes]] = []
     for name, value in env.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             msg = f"{name!r} can't be an environment variable"

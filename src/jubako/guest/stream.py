@@ -18,7 +18,7 @@ class SocketStream(ByteStream):
     """Wraps a connected stream socket, which it owns from then on, without a backend's own wrapper."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003  # it takes no keywords
         self._socket = sock
         self._closed = False
 

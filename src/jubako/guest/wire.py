@@ -145,7 +145,13 @@ _LENGTH: Final = 2**63 - 1
 # Field: name, type, bound. The bound of an integer is its largest value (0: the type's own), of
 # bytes and str a length, of list, pairs and u64s a count. Nothing nests.
 SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyType({
-    Message.HELLO: (("protocol", "u32", 0), ("agent", "str", 64), ("python", "str", 64), ("pid", "u32", 0), ("uid", "u32", 0)),
+    Message.HELLO: (
+        ("protocol", "u32", 0),
+        ("agent", "str", 64),
+        ("python", "str", 64),
+        ("pid", "u32", 0),
+        ("uid", "u32", 0),
+    ),
     Message.CONFIG: (
         ("workspace", "bytes", PATH_MAX),
         ("user", "bytes", 256),
@@ -160,7 +166,12 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("streams", "u32", 0),
         ("drain", "u32", 0),
     ),
-    Message.READY: (("features", "list", 64), ("landlock_abi", "u32", 1024), ("landlock", "u8", 1), ("note", "str", TEXT_MAX)),
+    Message.READY: (
+        ("features", "list", 64),
+        ("landlock_abi", "u32", 1024),
+        ("landlock", "u8", 1),
+        ("note", "str", TEXT_MAX),
+    ),
     Message.SHUTDOWN: (("grace", "u32", 0),),
     Message.BYE: (("reason", "u8", 2), ("text", "str", TEXT_MAX)),
     Message.EXEC: (
