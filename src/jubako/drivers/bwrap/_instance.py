@@ -88,10 +88,11 @@ class BwrapInstance:
             await launched.group.join()
             self._verify(launched)
         except BaseException as error:
-            said = self._last_words() if isinstance(error, BoundaryError) else ""
+            said = self._last_words()
             await self.destroy()
-            if isinstance(error, BoundaryError) and not isinstance(error, LaunchError):
-                raise LaunchError(f"the sandbox did not come up: {error.message} {said}".rstrip()) from error
+            if said and isinstance(error, BoundaryError):
+                msg = f"the sandbox did not come up: {error.message} {said}"
+                raise LaunchError(msg, hint=error.hint, details=error.details) from error
             raise
         self._ctx.tasks.start_soon(self._watch, launched)
 

@@ -153,7 +153,7 @@ def _process_controls(facts: Facts) -> Iterator[ControlResult]:
     yield ControlResult("process.descriptors", _ENFORCED, "all closed but the agent's stream")
     yield ControlResult("process.kill-tree", _ENFORCED, "killing pid 1 ends the pid namespace")
     if get("cgroup.freeze"):
-        yield ControlResult("process.freeze", _ENFORCED, f"cgroup {get('cgroup.freezer')} freezer")
+        yield ControlResult("process.freeze", _ENFORCED, f"cgroup {get('cgroup.freeze')} freezer")
     else:
         yield ControlResult("process.freeze", _UNENFORCED, "none", _cgroup_reason(facts, "freeze"), _CGROUP_REMEDY)
 
