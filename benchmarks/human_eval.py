@@ -21,7 +21,7 @@ import anyio
 
 from _measure import Samples
 from _show import figure, printable, progress, table
-from jubako import AsyncSandbox, JubakoError, Policy, RunResult
+from jubako import AsyncSandbox, JubakoError, Policy, RunResult, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,12 +103,13 @@ def cause_of(result: RunResult, proof: str) -> str:
     return ""
 
 
-async def solve(problem: Problem, settings: Settings) -> Outcome:
+async def solve(problem: Problem, settings: Settings, runtime: Runtime) -> Outcome:
     """Run one problem in a sandbox of its own. The time is from nothing to nothing left."""
     proof = secrets.token_hex(16)
     started = time.perf_counter()
     try:
-        async with AsyncSandbox(boundary=settings.boundary, policy=Policy.model_validate(_POLICY)) as box:
+        policy = Policy.model_validate(_POLICY)
+        async with AsyncSandbox(boundary=settings.boundary, policy=policy, runtime=runtime) as box:
             result = await box.run(program(problem, proof), timeout=settings.seconds)
         cause = cause_of(result, proof)
     except JubakoError as error:
@@ -121,16 +122,16 @@ async def solve_all(problems: Sequence[Problem], settings: Settings, step: Calla
     outcomes: dict[str, Outcome] = {}
     slots = anyio.CapacityLimiter(settings.jobs)
 
-    async def one(problem: Problem) -> None:
+    async def one(problem: Problem, runtime: Runtime) -> None:
         async with slots:
-            outcome = await solve(problem, settings)
+            outcome = await solve(problem, settings, runtime)
         outcomes[outcome.task] = outcome
         failed = sum(not item.passed for item in outcomes.values())
         step(f"{len(outcomes) - failed} passed, {failed} failed")
 
-    async with anyio.create_task_group() as tasks:
+    async with Runtime() as runtime, anyio.create_task_group() as tasks:
         for problem in problems:
-            tasks.start_soon(one, problem)
+            tasks.start_soon(one, problem, runtime)
     return [outcomes[problem["task_id"]] for problem in problems]
 
 
