@@ -84,7 +84,8 @@ def disks(sys_block: str, skip: Iterable[str] = ("loop", "ram", "zram", "sr", "f
     numbers = []
     for name in names[:_MOST_DISKS]:
         try:
-            numbers.append(read(f"{sys_block}/{name}/dev").strip())
+            if read(f"{sys_block}/{name}/size").strip() != "0":  # nothing in the drive, nothing connected
+                numbers.append(read(f"{sys_block}/{name}/dev").strip())
         except OSError:
             continue  # unplugged between listing and reading
     return tuple(numbers)

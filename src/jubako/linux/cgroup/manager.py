@@ -255,7 +255,8 @@ def enable_controllers(directory: str, wanted: Iterable[str], tree: Tree, *, may
     """
     path = f"{directory}/cgroup.subtree_control"
     enabled = frozenset(read(path).split())
-    for controller in sorted(frozenset(wanted) - enabled):
+    offered = frozenset(read(f"{directory}/cgroup.controllers").split())
+    for controller in sorted((frozenset(wanted) & offered) - enabled):
         try:
             write(path, f"+{controller}")
         except OSError as error:

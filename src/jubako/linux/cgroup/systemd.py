@@ -97,7 +97,9 @@ def adopt_scope(
     Raises:
         LaunchError: The process did not reach its scope in time, or a limit reads back differently.
     """
-    point = next(mount.point for mount in found if mount.version == 2)
+    point = next((mount.point for mount in found if mount.version == 2), None)
+    if point is None:
+        raise LaunchError("no cgroup v2 hierarchy is mounted", details={"unit": unit})
     path = ""
 
     def arrived() -> bool:
