@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jubako.drivers.bwrap._probe import Machine
     from jubako.linux.cgroup import Cgroup
     from jubako.linux.spawn import Child
+    from jubako.policy import Policy
 
 __all__ = ["Launched", "launch", "limits_of"]
 
@@ -307,13 +308,23 @@ def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent
     argv += ["--perms", "0755", "--dir", "/run", "--perms", "0755", "--dir", "/run/jubako"]
     argv += ["--perms", "0444", "--file", descriptors.content(agent), AGENT_PATH]
     for hidden in policy.files.hide:  # control: fs.host-hidden
-        if os.path.isdir(hidden):  # noqa: PTH112  # one stat of a host path that the policy names
-            argv += ["--size", "4096", "--perms", "0555", "--tmpfs", hidden, "--remount-ro", hidden]
-        else:
-            argv += ["--ro-bind", "/dev/null", hidden]
+        argv += _mask(policy, hidden)
     argv += ["--remount-ro", "/", "--chdir", policy.files.workspace]  # control: fs.ro-root
     argv += ["--info-fd", descriptors.info_theirs]
     return [*argv, "--", machine.python, "-I", "-S", "-B", AGENT_PATH, "--fd", descriptors.agent_theirs]
+
+
+def _mask(policy: Policy, hidden: str) -> list[str]:
+    """Return what masks a path inside: an empty directory or file; nothing where a read-only place lacks it anyway."""
+    source, fixed = hidden, hidden.startswith("/usr/")
+    for mount in sorted(policy.files.mounts, key=lambda item: len(item.target)):
+        if hidden == mount.target or hidden.startswith(f"{mount.target}/"):
+            source, fixed = mount.source + hidden[len(mount.target) :], True
+    if os.path.isdir(source):  # noqa: PTH112  # one stat of a host path that the policy names
+        return ["--size", "4096", "--perms", "0555", "--tmpfs", hidden, "--remount-ro", hidden]
+    if fixed and not os.path.lexists(source):
+        return []
+    return ["--ro-bind", "/dev/null", hidden]
 
 
 async def _first_pid(info: int) -> int | None:
