@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from jubako.probes.catalogue._ways import BARE, POWERFUL, lacking
+from jubako.probes.catalogue._ways import BARE, HOST, POWERFUL, lacking
 from jubako.probes.model import Outside, Probe, Wall
 
 __all__ = ["NETWORK"]
@@ -49,6 +49,13 @@ _DENY: Final = (
         arguments={"server": "{loopback}", "port": "{udp_port}", "mark": "{mark}"},
         outside=_SHARED,
         witness="calls",
+    ),
+    Probe(
+        name="resolver",
+        control="net.default-deny",
+        title="Find a resolver to leak names through",
+        program="network/resolvers.py",
+        outside=HOST,
     ),
     Probe(
         name="ping",
