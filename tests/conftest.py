@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+# A deadline would measure how busy the machine is.
+settings.register_profile("jubako", deadline=None)
+settings.load_profile("jubako")
 
 
 @cache

@@ -10,7 +10,10 @@ import re
 import tomllib
 from typing import Final, TypeAlias
 
-__all__ = ["Path", "Place", "toml_places"]
+__all__ = ["DEEPEST", "Path", "Place", "TooDeepError", "toml_places"]
+
+DEEPEST: Final = 32
+"""How deep a policy may nest; ``tomllib`` itself takes quadratic time for long dotted keys."""
 
 Path: TypeAlias = tuple[str | int, ...]
 Place: TypeAlias = tuple[int, int]
@@ -28,6 +31,14 @@ _ATOM: Final = re.compile(r"[^,\]\}\n#]*")
 
 class _Stop(Exception):  # noqa: N818  # an early end, not an error
     """The text is not what the scanner expects."""
+
+
+class TooDeepError(ValueError):
+    """Something is nested deeper than a policy may be."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(f"nested more than {DEEPEST} deep")
+        self.place = place
 
 
 class _Scanner:
@@ -71,7 +82,10 @@ class _Scanner:
         self._line += self.text.count("\n", self._counted, at)
         self._counted = at
         self._line_start = self.text.rfind("\n", 0, at) + 1
-        self.places.setdefault(path, (self._line, at - self._line_start + 1))
+        place = (self._line, at - self._line_start + 1)
+        if len(path) > DEEPEST:
+            raise TooDeepError(place)
+        self.places.setdefault(path, place)
 
     def key(self) -> tuple[str, ...]:
         """Take a key with its dots, and the space after it."""
@@ -86,7 +100,7 @@ class _Scanner:
             else:
                 parts.append(self.take(_BARE))
             self.take(_SPACE)
-            if self.peek() != ".":
+            if self.peek() != "." or len(parts) > DEEPEST:
                 return tuple(parts)
             self.at += 1
 
@@ -177,10 +191,13 @@ def _unescape(quoted: str) -> str:
 
 
 def toml_places(text: str) -> dict[Path, Place]:
-    """Return line and column of every table, key and array element in ``text``, the first where there are several."""
+    """Return line and column of every table, key and array element in ``text``, the first where there are several.
+
+    Raises TooDeepError.
+    """
     scanner = _Scanner(text.replace("\r\n", "\n"))
     try:
         scanner.run()
-    except (_Stop, RecursionError):
+    except _Stop:
         return scanner.places
     return scanner.places

@@ -11,16 +11,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from jubako.errors import MissingExtraError
+from jubako.policy._toml_lines import DEEPEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from yaml import Event, MappingNode, Node
+    from yaml import Event
 
     from jubako.policy._toml_lines import Path, Place
 
 __all__ = ["YamlRefusedError", "read_yaml"]
 
+_MOST_EVENTS: Final = 20_000
 _INT: Final = re.compile(r"[-+]?[0-9]{1,400}")
 _BASED: Final = re.compile(r"0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
 _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -53,73 +55,83 @@ def read_yaml(text: str) -> tuple[object, dict[Path, Place]]:
     except ImportError as error:
         raise MissingExtraError("YAML policies need PyYAML", hint="pip install 'jubako[yaml]'") from error
     try:
-        _check_events(yaml.parse(text, Loader=yaml.BaseLoader))
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
+        reader = _Reader(yaml.parse(text, Loader=yaml.BaseLoader))
+        return reader.document(), reader.places
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
-        raise YamlRefusedError(str(problem), (mark.line + 1, mark.column + 1) if mark else None) from error
-    except RecursionError:
-        raise YamlRefusedError("nested too deeply") from None
-    places: dict[Path, Place] = {}
-    if node is None:
-        return None, places
-    try:
-        return _value(node, (), places), places
-    except RecursionError:
-        raise YamlRefusedError("nested too deeply") from None
+        raise YamlRefusedError(str(problem), (mark.line + 1, mark.column + 1) if mark else None) from None
 
 
-def _check_events(events: Iterator[Event]) -> None:
-    """Refuse anchors and aliases before anything is built: they can make kilobytes mean gigabytes."""
-    import yaml
+class _Reader:
+    """Builds data from parser events as they come, so that a bomb is refused before it grows."""
 
-    documents = 0
-    for event in events:
-        mark = event.start_mark
-        place = (mark.line + 1, mark.column + 1) if mark else None
-        documents += isinstance(event, yaml.DocumentStartEvent)
-        if documents > 1:
-            raise YamlRefusedError("a second document", place)
+    def __init__(self, events: Iterator[Event]) -> None:
+        self.places: dict[Path, Place] = {}
+        self._events = events
+        self._count = 0
+
+    def document(self) -> object:
+        import yaml
+
+        found: list[object] = []
+        while not isinstance(event := self._next(), yaml.StreamEndEvent):
+            if isinstance(event, yaml.DocumentStartEvent):
+                if found:
+                    raise YamlRefusedError("a second document", _place(event))
+                found.append(self._value(self._next(), (), 0))
+        return found[0] if found else None
+
+    def _next(self) -> Event:
+        self._count += 1
+        event = next(self._events)
+        if self._count > _MOST_EVENTS:
+            raise YamlRefusedError("too many entries for a policy", _place(event))
         if getattr(event, "anchor", None):
-            raise YamlRefusedError("anchors and aliases are not allowed", place)
+            raise YamlRefusedError("anchors and aliases are not allowed", _place(event))
         tag = getattr(event, "tag", None)
         if tag is not None and tag not in _TAGS:
-            raise YamlRefusedError("tags are not allowed", place)
+            raise YamlRefusedError("tags are not allowed", _place(event))
+        return event
+
+    def _value(self, event: Event, path: Path, depth: int) -> object:
+        import yaml
+
+        self.places.setdefault(path, _place(event))
+        if depth > DEEPEST:
+            msg = f"nested more than {DEEPEST} deep"
+            raise YamlRefusedError(msg, _place(event))
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(path, depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items: list[object] = []
+            while not isinstance(item := self._next(), yaml.SequenceEndEvent):
+                items.append(self._value(item, (*path, len(items)), depth + 1))
+            return items
+        text = str(getattr(event, "value", ""))
+        return text if getattr(event, "style", None) else _plain(text)
+
+    def _mapping(self, path: Path, depth: int) -> dict[str, object]:
+        import yaml
+
+        found: dict[str, object] = {}
+        while not isinstance(key := self._next(), yaml.MappingEndEvent):
+            if not isinstance(key, yaml.ScalarEvent):
+                raise YamlRefusedError("a key that is not a plain word", _place(key))
+            name = str(key.value)
+            if name in found:
+                msg = f"{name!r} stands here twice"
+                raise YamlRefusedError(msg, _place(key))
+            if name == "<<":
+                raise YamlRefusedError("merge keys are not allowed", _place(key))
+            self.places[*path, name] = _place(key)
+            found[name] = self._value(self._next(), (*path, name), depth + 1)
+        return found
 
 
-def _place(node: Node) -> Place:
-    return node.start_mark.line + 1, node.start_mark.column + 1
-
-
-def _value(node: Node, path: Path, places: dict[Path, Place]) -> object:
-    import yaml
-
-    places.setdefault(path, _place(node))
-    if isinstance(node, yaml.MappingNode):
-        return _mapping(node, path, places)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, (*path, index), places) for index, item in enumerate(node.value)]
-    text = str(node.value)
-    return text if getattr(node, "style", None) else _plain(text)
-
-
-def _mapping(node: MappingNode, path: Path, places: dict[Path, Place]) -> dict[str, object]:
-    import yaml
-
-    found: dict[str, object] = {}
-    for key, item in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise YamlRefusedError("a key that is not a plain word", _place(key))
-        name = str(key.value)
-        if name in found:
-            msg = f"{name!r} stands here twice"
-            raise YamlRefusedError(msg, _place(key))
-        if name == "<<":
-            raise YamlRefusedError("merge keys are not allowed", _place(key))
-        places[*path, name] = _place(key)
-        found[name] = _value(item, (*path, name), places)
-    return found
+def _place(event: Event) -> Place:
+    mark = event.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
 def _plain(text: str) -> object:

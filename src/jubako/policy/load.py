@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from jubako._lib.text import printable
 from jubako.errors import InvalidPolicyError
-from jubako.policy._toml_lines import toml_places
+from jubako.policy._toml_lines import TooDeepError, toml_places
 from jubako.policy._yaml_nodes import YamlRefusedError, read_yaml
 from jubako.policy.model import Policy
 from jubako.policy.schema import known_fields, policy_schema
@@ -35,7 +35,6 @@ __all__ = ["Format", "invalid_policy", "load_policy", "loads_policy"]
 Format = Literal["toml", "yaml"]
 
 _LARGEST: Final = 1024 * 1024
-_DEEPEST: Final = 32
 _MOST_PROBLEMS: Final = 20
 _MOST_EXPLAINED: Final = 200
 _PLAINER: Final[Mapping[str, str]] = MappingProxyType(
@@ -82,10 +81,13 @@ def load_policy(path: Path | str) -> Policy:
     try:
         # Not blocking, so that a pipe in place of the file can't hang us; only regular files are read.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _invalid(name, [_Problem("not a regular file")])
-            raw = file.read(_LARGEST + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                raw = file.read(_LARGEST + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise _invalid(name, [_Problem(f"can't be read: {error.strerror}")]) from error
     try:
@@ -104,9 +106,6 @@ def loads_policy(text: str, form: Format, name: str = "policy") -> Policy:
     data, places = _read_toml(text, name) if form == "toml" else _read_yaml(text, name)
     if not isinstance(data, dict):
         raise _invalid(name, [_Problem("not a table of policy clauses")])
-    deep = _too_deep(data)
-    if deep is not None:
-        raise _invalid(name, [_Problem(f"nested more than {_DEEPEST} deep", _spell(deep), _nearest(deep, places))])
     if "schema_version" not in data:
         raise _invalid(name, [_Problem("missing; begin the file with schema_version = 1", "schema_version", (1, 1))])
     try:
@@ -117,7 +116,10 @@ def loads_policy(text: str, form: Format, name: str = "policy") -> Policy:
 
 def _read_toml(text: str, name: str) -> tuple[object, Mapping[FieldPath, Place]]:
     try:
-        return tomllib.loads(text), toml_places(text)
+        places = toml_places(text)  # first, because it refuses what tomllib would take for ever to read
+        return tomllib.loads(text), places
+    except TooDeepError as error:
+        raise _invalid(name, [_Problem(str(error), place=error.place)]) from None
     except RecursionError:
         raise _invalid(name, [_Problem("nested too deeply")]) from None
     except ValueError as error:  # TOMLDecodeError is one; a number too long to convert is another
@@ -134,21 +136,7 @@ def _read_yaml(text: str, name: str) -> tuple[object, Mapping[FieldPath, Place]]
     try:
         return read_yaml(text)
     except YamlRefusedError as error:
-        raise _invalid(name, [_Problem(str(error), place=error.place)]) from error
-
-
-def _too_deep(data: object) -> FieldPath | None:
-    """Return the path of something nested too deeply, found without recursion."""
-    waiting: list[tuple[object, FieldPath]] = [(data, ())]
-    while waiting:
-        value, path = waiting.pop()
-        if len(path) > _DEEPEST:
-            return path
-        if isinstance(value, dict):
-            waiting += ((item, (*path, str(key))) for key, item in value.items())
-        elif isinstance(value, list):
-            waiting += ((item, (*path, index)) for index, item in enumerate(value))
-    return None
+        raise _invalid(name, [_Problem(str(error), place=error.place)]) from None
 
 
 def invalid_policy(
