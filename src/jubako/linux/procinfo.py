@@ -53,7 +53,7 @@ def read_file(path: str) -> bytes | None:
     except OSError:
         return None
     try:
-        chunks = []
+        chunks: list[bytes] = []
         while chunk := os.read(handle, _SIZE):
             chunks.append(chunk)
         return b"".join(chunks)

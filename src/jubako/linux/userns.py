@@ -51,7 +51,7 @@ def _value(path: Path) -> int | None:
 
 
 def _switches(sysctl: Path) -> list[Reason]:
-    reasons = []
+    reasons: list[Reason] = []
     if _value(sysctl / _MAXIMUM) == 0:
         text, remedy = "user namespaces are switched off", "sysctl -w user.max_user_namespaces=15000"
         reasons.append(Reason("userns-disabled", text, remedy))

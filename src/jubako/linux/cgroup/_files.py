@@ -33,7 +33,7 @@ def read(path: str) -> str:
     """Return the whole text of a control file."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        chunks = []
+        chunks: list[bytes] = []
         while chunk := os.read(handle, _SIZE):
             chunks.append(chunk)
         return b"".join(chunks).decode("ascii", "replace")

@@ -34,7 +34,7 @@ def _unescape(text: str) -> str:
 
 def own_paths(proc: str) -> dict[str, str]:
     """Return our group's path by controller, as in /proc/self/cgroup; v2's is under ""."""
-    paths = {}
+    paths: dict[str, str] = {}
     for line in read(f"{proc}/self/cgroup").splitlines():
         _, names, path = line.split(":", 2)
         for name in names.split(","):
@@ -81,7 +81,7 @@ def disks(sys_block: str, skip: Iterable[str] = ("loop", "ram", "zram", "sr", "f
             names = sorted(entry.name for entry in entries if not entry.name.startswith(prefixes))
     except OSError:
         return ()
-    numbers = []
+    numbers: list[str] = []
     for name in names[:_MOST_DISKS]:
         try:
             if read(f"{sys_block}/{name}/size").strip() != "0":  # nothing in the drive, nothing connected

@@ -84,7 +84,7 @@ class Cgroup:
 
     def counters(self) -> dict[str, int]:
         """Return how often each limit was hit, by control id; limits that nobody counts are absent."""
-        counts = {}
+        counts: dict[str, int] = {}
         for controller, control in COUNTED.items():
             place = self._places.get(controller)
             if place is None:
@@ -225,7 +225,7 @@ class Cgroup:
             raise BoundaryError(msg, details={"group": self.name, "directories": left})
 
     def _remove(self) -> list[str]:
-        left = []
+        left: list[str] = []
         for path in self._directories:
             try:
                 self._tree.remove(path)

@@ -53,7 +53,7 @@ def _each(
     *,
     writing: bool,
 ) -> list[LimitResult]:
-    results = []
+    results: list[LimitResult] = []
     for ability, value in limits.wanted().items():
         place = _place(places, ability)
         if place is None:

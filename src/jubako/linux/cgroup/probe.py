@@ -29,6 +29,7 @@ _TRIAL: Final = Limits(memory=64 << 20, swap=0, processes=64, cpus=0.01, io_byte
 _NEEDS: Final = {Ability.SWAP: {Ability.MEMORY, Ability.SWAP}}
 _V1_USED: Final = frozenset(first for first, _ in CONTROLLER.values()) | {"cpuacct", "freezer"}
 _V2_USED: Final = frozenset(second for _, second in CONTROLLER.values())
+_NOTHING: Final = frozenset({""})
 _NO_ROOM: Final = Reason(
     "cgroup-not-writable",
     "no cgroup here may be written by this user",
@@ -91,7 +92,7 @@ def _usable(mount: Mount, tree: Tree, *, climb: bool) -> Hierarchy | None:
         names = enable_controllers(directory, _V2_USED, tree, may_move=not climb) & _V2_USED
         if best is None or len(names) + 1 > len(best.controllers):
             best = Hierarchy(2, directory, names | {""}, mount.point)
-    if climb and best is not None and best.base == mount.own and best.controllers == {""}:
+    if climb and best is not None and best.base == mount.own and best.controllers == _NOTHING:
         names = enable_controllers(best.base, _V2_USED, tree) & _V2_USED
         best = Hierarchy(2, best.base, names | {""}, mount.point)
     return best
@@ -165,7 +166,7 @@ def _worth_it(usable: list[Hierarchy]) -> list[Hierarchy]:
     """
     if not any("freezer" in item.controllers for item in usable if item.version == 1):
         return usable
-    return [item for item in usable if item.controllers != {""}]
+    return [item for item in usable if item.controllers != _NOTHING]
 
 
 def _whole_group(usable: Sequence[Hierarchy], findings: _Findings) -> None:

@@ -46,7 +46,9 @@ def current_arch() -> Arch:
 def numbers(arch: Arch) -> Mapping[str, int]:
     """Return the numbers of all known calls of ``arch`` by name."""
     if arch is Arch.X86_64:
-        from jubako.linux.seccomp._x86_64 import NUMBERS
-    else:
-        from jubako.linux.seccomp._aarch64 import NUMBERS
-    return NUMBERS
+        from jubako.linux.seccomp import _x86_64
+
+        return _x86_64.NUMBERS
+    from jubako.linux.seccomp import _aarch64
+
+    return _aarch64.NUMBERS
