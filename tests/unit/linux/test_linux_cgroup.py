@@ -373,3 +373,30 @@ def test_ordinary_user_is_told_why(support: CgroupSupport) -> None:
         assert code == "cgroup-not-writable"
         assert text
         assert remedy
+
+
+def test_empty_groups_below_are_removed_too(make_any: Callable[..., Cgroup]) -> None:
+    group = make_any()
+    for path in group.directories:
+        os.makedirs(f"{path}/one/two")  # noqa: PTH103  # short
+    group.destroy()
+    assert not [path for path in group.directories if os.access(path, os.F_OK)]
+
+
+def test_tighter_quota_further_up_is_taken_over(support: CgroupSupport) -> None:
+    """v1 refuses a share of CPU above that of a group further up."""
+    found = [item for item in support.hierarchies if "cpu" in item.controllers and item.version == 1]
+    if not found:
+        pytest.skip("needs cgroup v1 cpu")
+    base = f"{found[0].base}/test{os.getpid()}-tight"
+    os.mkdir(base)  # noqa: PTH102  # short
+    with open(f"{base}/cpu.cfs_quota_us", "w", encoding="ascii") as file:  # noqa: PTH123  # short
+        file.write("30000")
+    tight = Hierarchy(1, base, found[0].controllers, found[0].point)
+    manager = CgroupManager(CgroupSupport({Ability.CPU: Mechanism.V1}, {}, (tight,)))
+    group = manager.create(f"test{os.getpid()}-cpu", Limits(cpus=1.0))
+    assert group.results[0].verified
+    assert group.results[0].seen.endswith("cpu.cfs_quota_us=30000")
+    group.destroy()
+    manager.close()
+    os.rmdir(base)  # noqa: PTH106  # fails if anything was left below
