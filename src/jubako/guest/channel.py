@@ -79,6 +79,16 @@ class Inbox(Generic[_T]):
         self._items: deque[tuple[_T, int]] = deque()
         self._changes = _Changes()
 
+    @property
+    def credit(self) -> int:
+        """What the guest may still send."""
+        return self._credit
+
+    @property
+    def held(self) -> int:
+        """What nobody has taken yet, in terms of credit."""
+        return sum(size for _, size in self._items)
+
     def push(self, item: _T, size: int) -> None:
         """Keep an item that the guest sent. Raises ViolationError over the credit or after the end."""
         if self.ended:

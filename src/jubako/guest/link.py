@@ -73,7 +73,8 @@ class Link:
     async def wait_for_room(self) -> None:
         """Return when the queue is short enough to add to."""
         while self._size > _BACKLOG and not self._closed:
-            self._room = anyio.Event()
+            if self._room.is_set():
+                self._room = anyio.Event()
             await self._room.wait()
 
     async def run(self) -> None:

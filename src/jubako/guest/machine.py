@@ -47,6 +47,8 @@ class Machine:
 
     def __init__(self, send: Callable[[bytes], None], *, window: int, max_streams: int) -> None:
         self.window = window
+        self.frames = 0
+        """Frames that came in full, the one that broke a rule included."""
         self.hello: Fields | None = None
         self.ready: Fields | None = None
         self.bye: Fields | None = None
@@ -58,6 +60,11 @@ class Machine:
         self._max_streams = max_streams
         self._next = 1
         self._buffer = b""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of a frame that has not come in full."""
+        return len(self._buffer)
 
     # -- host to guest ----------------------------------------------------------------------
 
@@ -99,8 +106,8 @@ class Machine:
 
     # -- guest to host ----------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> int:
-        """Take bytes from the guest; return how many whole frames were handled.
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the guest.
 
         Raises:
             ViolationError: A frame broke a rule. The machine must not be fed again.
@@ -108,7 +115,6 @@ class Machine:
         buffer = self._buffer + data if self._buffer else data
         size = len(buffer)
         at = 0
-        count = 0
         header = HEADER.size
         while size - at >= header:
             length, kind, ident = HEADER.unpack_from(buffer, at)
@@ -123,11 +129,10 @@ class Machine:
             end = at + header + length
             if end > size:
                 break
+            self.frames += 1
             self._handle(message, ident, buffer[at + header : end])
             at = end
-            count += 1
         self._buffer = buffer[at:] if at else buffer
-        return count
 
     def _handle(self, message: Message, ident: int, payload: bytes) -> None:
         if ident == 0:
