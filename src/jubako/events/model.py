@@ -163,12 +163,13 @@ class EventsLost(_Data):
 
 
 class LedgerRecovered(_Data):
-    """A crash had left half a line, or one without its head; it was moved aside or adopted."""
+    """A crash had left half a line, or lines that the head did not count; moved aside or adopted."""
 
     type: Literal["ledger.recovered"] = "ledger.recovered"
     kind: Literal["adopted", "torn"]
     line: int
     size: int
+    count: int = 1
 
 
 EventData = Annotated[

@@ -13,7 +13,7 @@ from jubako.events.model import Assurance, Event, EventData, EventsLost, Sandbox
 from jubako.events.redact import Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["LedgerSink", "Recorder", "Sink"]
 
@@ -31,6 +31,10 @@ class LedgerSink(Sink, Protocol):
 
     def last_sequence(self, sandbox: str) -> int:
         """Return the ``seq`` of the newest event of ``sandbox``, or 0."""
+        ...
+
+    def notices(self) -> Sequence[EventData]:
+        """Return, once, what the ledger itself has to say; it is recorded like any event."""
         ...
 
 
@@ -86,6 +90,8 @@ class Recorder:
             self._into_ledger(event)
             self._sequences[sandbox] = event.seq
             self._into_sinks(event)
+            for notice in self._ledger.notices() if self._ledger is not None else ():
+                self.record(None, notice)
         return event
 
     def resume(self, sandbox: str) -> int:

@@ -9,7 +9,7 @@ import anyio
 from jubako._lib.ids import short_id
 from jubako._lib.paths import private_dir, state_dir
 from jubako.errors import JubakoError, PolicyNotEnforceableError, SandboxStateError, StoreError
-from jubako.events import LedgerRecovered, Recorder, SandboxRefused
+from jubako.events import Recorder, SandboxRefused
 from jubako.runtime.managed import ManagedSandbox
 from jubako.runtime.owner import OwnerLock
 from jubako.runtime.planner import Planner
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from jubako.boundary.registry import DriverRegistry
     from jubako.events import EventData, Redactor, Sink
     from jubako.policy import SandboxSpec
-    from jubako.sinks import LedgerRecovery
 
 __all__ = ["LEDGER", "Runtime"]
 
@@ -88,7 +87,8 @@ class Runtime:
         try:
             self._acquire()
             await self._reap()
-            self._tasks = await self._outer.start(self._host)
+            with anyio.CancelScope(shield=True):  # the host itself is shielded, so half a start would never end
+                self._tasks = await self._outer.start(self._host)
         except BaseException:
             self._leave.set()
             await self._outer.__aexit__(None, None, None)
@@ -197,11 +197,10 @@ class Runtime:
             raise StoreError(msg)
         private_dir(self._lock.directory)
         self._store = StateStore.open(state / _DATABASE)
-        found: list[LedgerRecovery] = []
-        self._ledger = Ledger(state / LEDGER, on_recovery=found.append)
+        self._ledger = Ledger(state / LEDGER)
         self._recorder = Recorder(self._ledger, self._sinks, self._redactor)
-        for item in found:
-            self._recorder.record(None, LedgerRecovered(kind=item.kind, line=item.line, size=item.size))
+        for notice in self._ledger.notices():
+            self._recorder.record(None, notice)
 
     async def _reap(self) -> None:
         if self._lock is None or self._store is None or self._recorder is None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from jubako._lib.jsontext import canonical
 from jubako.errors import LedgerError
-from jubako.events import Event, event_fields
+from jubako.events import LedgerRecovered, event_fields
 from jubako.sinks._chain import (
     GENESIS,
     HEAD_SIZE,
@@ -39,8 +39,10 @@ from jubako.sinks._chain import (
 from jubako.sinks._tail import last_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from jubako.events import Event, EventData
 
 __all__ = ["Ledger", "LedgerRecovery", "companion", "read_key"]
 
@@ -57,6 +59,7 @@ class LedgerRecovery:
     line: int
     size: int
     text: str
+    count: int = 1
 
 
 def companion(path: Path, suffix: str) -> Path:
@@ -111,8 +114,8 @@ class Ledger:
     """One open ledger. Thread-safe, safe among processes, and refuses to go on where the chain is broken.
 
     Appending costs well under 0.2 ms: no fsync a line unless ``durable``; otherwise every
-    ``sync_every`` lines and at ``sync`` and ``close``. ``on_recovery`` is called after the lock is
-    released, for each thing that an earlier crash had left.
+    ``sync_every`` lines and at ``sync`` and ``close``. What an earlier crash had left is mended and
+    told to ``on_recovery``, after the lock is released; without it, ``notices`` has it for the recorder.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class Ledger:
         self._head = Head(0, GENESIS)
         self._size = 0
         self._recoveries: list[LedgerRecovery] = []
+        self._notices: list[EventData] = []
         self._file = self._head_file = -1
         self._pid = 0
         self._open()
@@ -308,8 +312,7 @@ class Ledger:
         head, offset = record.head, record.size
         self._check_last(head, offset)
         while offset < size:
-            raw = os.pread(self._file, min(MAX_LINE, size - offset), offset)
-            raw = raw[: raw.find(b"\n") + 1] or raw
+            raw = self._line_at(offset, size)
             if not raw.endswith(b"\n") and offset + len(raw) == size:
                 self._move_aside(raw, head.count + 1, offset)
                 break
@@ -318,10 +321,21 @@ class Ledger:
                 text = "a line past the head was not written by jubako"
                 raise _failure(self.path, "inserted", text, line=head.count + 1, hint=_MOVE_ASIDE)
             head, offset = Head(line.n, line.hash), offset + len(raw)
-            self._note("adopted", line.n, len(raw), "a whole line past the head was taken over")
-        if offset != record.size:
+        if adopted := head.count - record.head.count:
+            text = "whole lines past the head were taken over"
+            size = offset - record.size
+            self._recoveries.append(LedgerRecovery("adopted", record.head.count + 1, size, text, adopted))
             os.pwrite(self._head_file, SealedHead.seal(self._key, head, offset).encode(), 0)
         self._head, self._size = head, offset
+
+    def _line_at(self, offset: int, size: int) -> bytes:
+        """Read one line, or what there is of it; most lines are short."""
+        raw = b""
+        for reach in (4096, MAX_LINE):
+            raw = os.pread(self._file, min(reach, size - offset), offset)
+            if end := raw.find(b"\n") + 1:
+                return raw[:end]
+        return raw
 
     def _check_last(self, head: Head, size: int) -> None:
         """The line that the head names must end where the head says; the whole chain is verify's business."""
@@ -342,14 +356,19 @@ class Ledger:
             os.ftruncate(self._file, offset)
         except OSError as error:
             raise _failure(self.path, "torn", f"can't move a torn line aside: {error.strerror}", line=line) from error
-        self._note("torn", line, len(piece), "half a line, cut off by a crash, was moved to the .torn file")
+        text = "half a line, cut off by a crash, was moved to the .torn file"
+        self._recoveries.append(LedgerRecovery("torn", line, len(piece), text))
 
-    def _note(self, kind: Literal["adopted", "torn"], line: int, size: int, text: str) -> None:
-        # Another live process's lines are past our own view, but not past the head: those never come here.
-        self._recoveries.append(LedgerRecovery(kind, line, size, text))
+    def notices(self) -> Sequence[EventData]:
+        """Return, once, the recoveries that are to be recorded as events; none where ``on_recovery`` takes them."""
+        with self._lock:
+            taken, self._notices = self._notices, []
+        return taken
 
     def _report(self) -> None:
         pending, self._recoveries = self._recoveries, []
-        if self.on_recovery is not None:
-            for item in pending:
+        for item in pending:
+            if self.on_recovery is not None:
                 self.on_recovery(item)
+            else:
+                self._notices.append(LedgerRecovered(kind=item.kind, line=item.line, size=item.size, count=item.count))
