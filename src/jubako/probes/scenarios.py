@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from jubako.probes.model import Finding
     from jubako.probes.outside import Saw
     from jubako.probes.scene import Scene
+    from jubako.runtime import AsyncFiles
 
 __all__ = ["SCENARIOS", "Scenario"]
 
@@ -91,8 +93,8 @@ async def _wreck_inside(scene: Scene) -> Finding:
 
 def _lay_trap(scene: Scene) -> Path:
     """Make a directory of the host that must stay as it is."""
-    trap = scene.ground.base / scene.tag
-    trap.mkdir(mode=0o755)
+    trap = Path(tempfile.mkdtemp(prefix="trap-", dir=scene.ground.base))
+    trap.chmod(0o755)
     scene.ground.give(trap)
     (trap / "file").write_text(scene.ground.mark)
     scene.ground.give(trap / "file")
@@ -138,24 +140,28 @@ def _careless(scene: Scene, door: Path) -> str:
     return ""
 
 
+def _steps(files: AsyncFiles) -> tuple[Callable[[], Awaitable[bytes | None]], ...]:
+    """What a host does with files: each of these meets the swapped name."""
+    return (
+        lambda: files.read("door/file"),
+        lambda: files.read("door"),
+        lambda: files.write("door/file", b"overwritten"),
+        lambda: files.write("door", b"overwritten"),
+        lambda: files.remove("door/file"),
+    )
+
+
 async def _race_inside(scene: Scene) -> Finding:
     trap = _lay_trap(scene)
-    files = scene.sandbox.files
     process = await scene.sandbox.exec(scene.inside_argv(), timeout=scene.probe.seconds)
     await process.stdout.receive()
     tries = 0
     end = time.monotonic() + float(scene.probe.arguments["seconds"])
     while time.monotonic() < end:
         tries += 1
-        for step in (
-            files.read("door/file"),
-            files.read("door"),
-            files.write("door/file", b"overwritten"),
-            files.write("door", b"overwritten"),
-            files.remove("door/file"),
-        ):
+        for step in _steps(scene.sandbox.files):
             try:
-                read = await step
+                read = await step()
             except JubakoError:
                 continue
             if isinstance(read, bytes) and scene.ground.mark.encode() in read:
@@ -295,14 +301,34 @@ async def _freeze_inside(scene: Scene) -> Finding:
 # The host ends the program, the sandbox, or waits for its end.
 
 
+async def _beats(read: Callable[[], Awaitable[bytes]]) -> bool:
+    """Whether a heart still beats: what the program writes into a file changes within a while."""
+    before = await read()
+    for _ in range(6):
+        await anyio.sleep(0.05)
+        if await read() != before:
+            return True
+    return False
+
+
+async def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()  # noqa: ASYNC240  # a few bytes of a local file
+    except OSError:
+        return b""
+
+
 async def _left_outside(scene: Scene, end: Callable[[subprocess.Popen[bytes]], None]) -> Finding:
-    child = start_outside(scene.outside_command())
+    command = scene.outside_command()
+    child = start_outside(command)
     try:
         await _tagged(scene)
         await anyio.sleep(0.1)
         end(child)
         await anyio.sleep(0.1)
-        return escaped("it lives on") if find_tagged(scene.tag) else inconclusive("it ended outside too")
+        heart = Path(command.cwd, scene.probe.arguments["path"])
+        alive = await _beats(lambda: _read(heart)) or await scene.seen(0.2)
+        return escaped("it lives on") if alive else inconclusive("it ended outside too")
     finally:
         await scene.end_tagged()
         await end_outside(child)
@@ -322,9 +348,10 @@ async def _timeout_inside(scene: Scene) -> Finding:
     if not result.timed_out:
         return inconclusive(f"it ended by itself with {result.exit_code}: {printable(result.stderr_bytes[-200:], 200)}")
     took = time.monotonic() - started
-    left = await scene.wait_untagged(0.5)
-    if left:
-        return escaped(f"{len(left)} processes run on after the time limit")
+    await scene.wait_untagged(0.5)
+    heart = scene.probe.arguments["path"]
+    if await _beats(lambda: scene.sandbox.files.read(heart)) or await scene.seen(0.2):
+        return escaped("it runs on after the time limit")
     return contained(f"all of it ended after {took:.1f} s")
 
 
@@ -337,8 +364,8 @@ async def _outlive_inside(scene: Scene) -> Finding:
     await process.stdout.receive()
     await _tagged(scene)
     await scene.sandbox.destroy()
-    left = await scene.wait_untagged(0.5)
-    return escaped(f"{len(left)} processes outlived the sandbox") if left else contained("nothing outlived the sandbox")
+    await scene.wait_untagged(0.5)
+    return escaped("it outlived the sandbox") if await scene.seen(0.2) else contained("nothing outlived the sandbox")
 
 
 async def _overstay_outside(scene: Scene) -> Finding:
@@ -354,8 +381,10 @@ async def _overstay_inside(scene: Scene) -> Finding:
     with suppress(JubakoError):
         await scene.sandbox.exec(scene.inside_argv())
     await _tagged(scene)
-    left = await scene.wait_untagged(4.0)
-    return escaped("it lives on after its time") if left else contained("the sandbox ended with its time")
+    await scene.wait_untagged(4.0)
+    return (
+        escaped("it lives on after its time") if await scene.seen(0.1) else contained("the sandbox ended with its time")
+    )
 
 
 # The host reads what the program says.

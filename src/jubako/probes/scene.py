@@ -166,9 +166,16 @@ class Scene:
                 finally:
                     os.close(descriptor)
 
-    async def wait_untagged(self, seconds: float) -> dict[int, int]:
-        """Return which tagged processes are left on the host, giving them ``seconds`` to go."""
+    async def wait_untagged(self, seconds: float) -> None:
+        """Wait until a look finds no tagged process on the host, ``seconds`` at most."""
         with anyio.move_on_after(seconds):
             while find_tagged(self.tag):  # noqa: ASYNC110  # nobody tells of their end
                 await anyio.sleep(0.02)
-        return find_tagged(self.tag)
+
+    async def seen(self, seconds: float) -> bool:
+        """Whether a tagged process shows within ``seconds``: one look can miss those that fork all the time."""
+        with anyio.move_on_after(seconds):
+            while not find_tagged(self.tag):  # noqa: ASYNC110  # as above
+                await anyio.sleep(0.02)
+            return True
+        return False

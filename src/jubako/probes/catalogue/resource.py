@@ -65,7 +65,7 @@ def _stubborn(name: str, title: str, kind: str) -> Probe:
         control="time.exec",
         title=title,
         program="resource/stubborn.py",
-        arguments={"kind": kind, "path": "heart", "seconds": "4", "tag": "{tag}"},
+        arguments={"kind": kind, "path": "heart", "seconds": "2.5", "tag": "{tag}"},
         outside=HOST,
         scenario="timeout",
         alone=True,

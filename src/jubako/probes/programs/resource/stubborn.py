@@ -27,19 +27,27 @@ elif kind == "orphan":
     if os.fork():
         os._exit(0)
 elif kind == "runner":
-    # A new process each few milliseconds, the old one gone: hard to catch by pid.
-    os.setsid() if os.getpid() != os.getsid(0) else None
+    # Each process lives for a fraction of a millisecond and leaves a child: hard to catch by pid.
+    if os.fork():
+        time.sleep(float(ARG["seconds"]))
+        os._exit(0)
+    os.setsid()
+    os.fork()
 count = 0
 while time.monotonic() < end:
     count += 1
-    with open(path + ".new", "w") as file:
-        file.write("%d %d" % (count, os.getpid()))
-    os.rename(path + ".new", path)
+    if kind != "runner" or count % 32 == 1:
+        mine = "%s.%d" % (path, os.getpid())
+        with open(mine, "w") as file:
+            file.write("%d" % count)
+        os.rename(mine, path)
     if kind == "runner":
-        if os.fork():
-            if count == 1:
-                time.sleep(float(ARG["seconds"]))
-            os._exit(0)
+        try:
+            if os.fork():
+                os._exit(0)
+        except OSError:
+            time.sleep(0.001)
         os.setsid()
-    time.sleep(0.01)
+    else:
+        time.sleep(0.01)
 os._exit(0)
