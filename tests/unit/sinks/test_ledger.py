@@ -7,7 +7,8 @@ import stat
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,6 @@ from jubako.events import Event, ExecStarted, Recorder
 from jubako.sinks import Head, Ledger, LedgerRecovery, ProblemKind, read_key, read_ledger, verify_ledger
 from jubako.sinks._chain import HEAD_SIZE, MAX_LINE
 from jubako.sinks.ledger import companion
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
