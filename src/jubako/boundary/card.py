@@ -260,8 +260,8 @@ def _hint(refused: Iterable[CardControl], options: Mapping[str, Sequence[str]]) 
     everywhere = [set(options.get(item.id, ())) for item in refused]
     if everywhere and (common := set.intersection(*everywhere)):
         parts.append(f"boundaries that could enforce it: {', '.join(sorted(common))}")
-    parts.append("or accept it in the policy with an accept-weaker relaxation and a reason")
-    return "; ".join(parts)
+    parts.append("accept it in the policy with an accept-weaker relaxation and a reason")
+    return "; or ".join(parts)
 
 
 def _strings(value: object) -> tuple[str, ...]:

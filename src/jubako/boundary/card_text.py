@@ -38,7 +38,7 @@ _GROUPS: Final = MappingProxyType(
     }
 )
 _NARROWEST: Final = 40
-_LABEL: Final = 13
+_LABEL: Final = 14
 
 
 def render_text(card: Card, width: int = 100, *, color: bool = False) -> str:
