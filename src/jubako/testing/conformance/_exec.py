@@ -51,7 +51,7 @@ class ExecChecks(Checks):
     @check("exec.missing-executable")
     async def test_exec_missing_executable(self, guest: Guest) -> None:
         """A missing executable is exit code 127 with a message, not an exception."""
-        for name in ("no-such-program-anywhere", "/no/such/program", "./no-such-program"):
+        for name in ("no-such-program-anywhere", "/no/such/program", "./no-such-program", ""):
             status = (await guest.run(name)).status
             assert (status.code, status.signal) == (127, None)
             assert status.message, "the reason is missing"
@@ -114,7 +114,6 @@ class ExecChecks(Checks):
         """A malformed request raises InvalidRequestError, and the sandbox goes on."""
         requests: list[Callable[[], ExecRequest]] = [
             lambda: ExecRequest(()),
-            lambda: ExecRequest(("",)),
             lambda: ExecRequest(("echo", "a\0b")),
             lambda: ExecRequest(("echo", "\ud800")),
             lambda: ExecRequest(("true",), env={"": "x"}),
@@ -226,7 +225,8 @@ class ExecChecks(Checks):
         """A program starts with no signal blocked or ignored, SIGPIPE included."""
         lines = (await guest.ok("grep -e SigBlk -e SigIgn /proc/self/status")).splitlines()
         assert len(lines) == 2
-        assert [int(line.split()[1], 16) for line in lines] == [0, 0]
+        # Signals 32 and 33 are the C library's own: it keeps its users from setting them.
+        assert [int(line.split()[1], 16) & ~(3 << 31) for line in lines] == [0, 0]
 
     @check("exec.no-terminal")
     async def test_exec_no_terminal(self, guest: Guest) -> None:

@@ -201,12 +201,16 @@ class _Watcher:
 
     async def wait(self, what: str, wanted: Callable[[WatchEvent], bool]) -> None:
         """Wait until an event came that is wanted."""
+        looked_at = 0
         with anyio.move_on_after(5):
-            while not any(map(wanted, self.seen)):
+            while True:
+                while looked_at < len(self.seen):
+                    looked_at += 1
+                    if wanted(self.seen[looked_at - 1]):
+                        return
                 self._news = anyio.Event()
                 await self._news.wait()
-            return
-        msg = f"no event for {what}; seen: {self.seen}"
+        msg = f"no event for {what}; the last ones: {self.seen[-20:]}"
         raise AssertionError(msg)
 
 
