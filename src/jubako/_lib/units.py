@@ -23,7 +23,8 @@ def parse_size(value: object) -> object:
     if match is None or match[2].upper() not in _SIZES:
         msg = f"{value!r} is not a size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB"
         raise ValueError(msg)
-    return round(float(match[1]) * _SIZES[match[2].upper()]) if "." in match[1] else int(match[1]) * _SIZES[match[2].upper()]
+    unit = _SIZES[match[2].upper()]
+    return round(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
 
 
 def parse_seconds(value: object) -> object:
@@ -41,7 +42,7 @@ def format_size(count: int) -> str:
     """Return ``count`` bytes in the largest binary unit that keeps it at least 1."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:  # noqa: PLR2004  # the binary step itself
+        if size < 1024:
             return f"{size:.4g} {unit}"
         size /= 1024
     return f"{size:.4g} TiB"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jubako._lib.levels import Requirement
@@ -232,6 +232,7 @@ def test_colour_adds_nothing_but_colour() -> None:
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == render_text(card, 90)
 
 
+@settings(max_examples=40)
 @given(st.text(max_size=300), st.integers(1, 200))
 def test_foreign_text_can_not_steer_the_terminal(text: str, width: int) -> None:
     plan = make_plan()
