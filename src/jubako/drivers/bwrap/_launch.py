@@ -26,6 +26,7 @@ import anyio
 from anyio import to_thread
 
 from jubako.drivers.bwrap._layout import ETC_FILES
+from jubako.drivers.bwrap._leftovers import MARKER
 from jubako.drivers.bwrap._probe import drop_prefix
 from jubako.errors import JubakoError, LaunchError
 from jubako.linux.cgroup import Limits, adopt_scope, mounts, systemd_scope_prefix
@@ -161,7 +162,7 @@ async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, a
     group = LaunchGroup(machine, plan, name)
     child: Child | None = None
     try:
-        argv = _arguments(plan, machine, descriptors, agent=agent, hostname=name.rpartition("-")[2])
+        argv = _arguments(plan, machine, descriptors, agent=agent, name=name)
         # control: process.descriptors - everything else is close-on-exec, and closed by Popen besides
         child = spawn([*group.prefix, *argv], pass_fds=tuple(descriptors.theirs), env=group.environment, cwd="/")
         descriptors.close_theirs()
@@ -296,10 +297,11 @@ async def _undo(child: Child | None, group: LaunchGroup) -> None:
     await group.remove()
 
 
-def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent: bytes, hostname: str) -> list[str]:
+def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent: bytes, name: str) -> list[str]:
     """Return the whole argument vector; order matters to bubblewrap."""
     policy = plan.spec.policy
     argv = list(drop_prefix(machine.drop[0], FIRST_HOST_UID + secrets.randbelow(HOST_UIDS))) if machine.drop else []
+    hostname = name.rpartition("-")[2]
     argv += [machine.bwrap, *_NAMESPACES, "--hostname", hostname]
     argv += [str(item) for item in cast("Sequence[object]", plan.payload["mounts"])]
     filled = {"hostname": hostname, "machine_id": secrets.token_hex(16), "home": policy.files.workspace}
@@ -311,7 +313,8 @@ def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent
         argv += _mask(policy, hidden)
     argv += ["--remount-ro", "/", "--chdir", policy.files.workspace]  # control: fs.ro-root
     argv += ["--info-fd", descriptors.info_theirs]
-    return [*argv, "--", machine.python, "-I", "-S", "-B", AGENT_PATH, "--fd", descriptors.agent_theirs]
+    argv += ["--", machine.python, "-I", "-S", "-B", AGENT_PATH, "--fd", descriptors.agent_theirs]
+    return [*argv, MARKER, name]
 
 
 def _mask(policy: Policy, hidden: str) -> list[str]:

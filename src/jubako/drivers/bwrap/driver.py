@@ -8,6 +8,7 @@ from anyio import to_thread
 
 from jubako.boundary.contract import BoundaryKind, InstanceRef
 from jubako.drivers.bwrap._instance import BwrapInstance
+from jubako.drivers.bwrap._leftovers import leftovers, remove_processes
 from jubako.drivers.bwrap._plan import make_plan
 from jubako.drivers.bwrap._probe import Machine, probe_machine
 from jubako.errors import DriverUnavailableError, InstanceLostError
@@ -78,19 +79,22 @@ class BwrapDriver:
         raise InstanceLostError(msg, details={"sandbox": ref.handle})
 
     async def orphans(self, owner: str | None) -> Sequence[InstanceRef]:
-        """List the cgroups left behind: all that can outlive a sandbox of this driver."""
+        """List the cgroups and processes of sandboxes, of which a killed maker can leave some behind."""
         machine = await self._probed()
-        if machine.groups is None:
-            return ()
-        names = await to_thread.run_sync(machine.groups.names)
+        names = set(await to_thread.run_sync(leftovers))
+        if machine.groups is not None:
+            names |= await to_thread.run_sync(machine.groups.names)
         refs = (InstanceRef(self.name, handle, maker) for maker, _, handle in (name.rpartition("-") for name in names))
         return tuple(ref for ref in refs if owner is None or ref.owner == owner)
 
     async def reap(self, ref: InstanceRef) -> None:
-        """Kill what is left in the sandbox's cgroup and remove it."""
+        """End what is left of the sandbox and remove its cgroup."""
         machine = await self._probed()
+        name = f"{ref.owner}-{ref.handle}"
+        # The cgroup goes first: a frozen one delivers no signal until it thaws.
         if machine.groups is not None:
-            await to_thread.run_sync(machine.groups.open(f"{ref.owner}-{ref.handle}").destroy)
+            await to_thread.run_sync(machine.groups.open(name).destroy)
+        await to_thread.run_sync(remove_processes, name)
 
     async def aclose(self) -> None:
         """Forget the probe."""
