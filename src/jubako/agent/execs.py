@@ -394,18 +394,20 @@ class Execs:
             return cwd
         return self.agent.workspace + b"/" + cwd if cwd else self.agent.workspace
 
-    def reap(self) -> None:
-        """Collect every dead child, ours and adopted ones."""
+    def reap(self) -> bool:
+        """Collect every dead child, ours and adopted ones; return whether living ones are left."""
         while True:
             try:
                 pid, status, usage = posix.wait4(-1, posix.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
+                return True
             stream = self.by_pid.pop(pid, None)
             if stream is not None:
                 stream.on_exit(status, usage)
+            else:
+                self.family.adopted += 1
 
     def signal(self, _stream: core.Stream, target: int, number: int) -> None:
         """Serve SIGNAL: to the program and all its descendants."""

@@ -148,9 +148,9 @@ class Main:
         """Look until nothing is left, killing from ``deadline`` on, so that every EXIT precedes BYE."""
         from . import tree
 
-        self._execs.reap()
         over = time.monotonic() >= deadline
-        if rounds > 0 and tree.everything():
+        # Orphans become children of the agent, so that no child left means nothing left.
+        if self._execs.reap() and rounds > 0:
             if over:
                 tree.kill_everything()
             self.agent.after("stop", _STOP_PAUSE, lambda: self._finish_stop(reason, deadline, rounds - over))

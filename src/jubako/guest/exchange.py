@@ -150,7 +150,7 @@ class ReplyExchange(CallExchange):
         self.reply: Fields | None = None
         self._answer = answer
 
-    def on_answer(self, message: Message, fields: Fields) -> None:  # noqa: D102
+    def on_answer(self, message: Message, fields: Fields) -> None:  # noqa: D102  # see Exchange
         if message is not self._answer or self.reply is not None:
             raise ViolationError(Rule.STREAM_STATE)
         self.reply = fields

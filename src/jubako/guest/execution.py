@@ -38,7 +38,7 @@ class ExecExchange(Exchange):
         self._stdin = stdin
         self._left = max_output
 
-    def bind(self, machine: Machine, ident: int) -> None:  # noqa: D102
+    def bind(self, machine: Machine, ident: int) -> None:  # noqa: D102  # see Exchange
         super().bind(machine, ident)
         if self._stdin:
             self.outbox = Outbox(self.window)

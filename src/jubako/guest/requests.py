@@ -21,7 +21,7 @@ class WriteExchange(Exchange):
 
     request = Message.WRITE
 
-    def bind(self, machine: Machine, ident: int) -> None:  # noqa: D102
+    def bind(self, machine: Machine, ident: int) -> None:  # noqa: D102  # see Exchange
         super().bind(machine, ident)
         self.outbox = Outbox(self.window)
 
