@@ -23,7 +23,7 @@ _DIFFERENCES: Final[dict[Profile, dict[str, dict[str, object]]]] = {
         "files": {"workspace_size": "8MiB", "tmp_size": "8MiB"},
         "output": {"max_bytes": OUTPUT_LIMIT},
     },
-    Profile.SLOW: {"resources": {"cpus": 0.2}},
+    Profile.SLOW: {"resources": {"cpus": 0.05}},
     Profile.FILES: {"resources": {"inodes": 500}},
     Profile.BRIEF: {"time": {"sandbox": 1.0}},
 }

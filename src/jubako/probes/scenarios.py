@@ -345,9 +345,11 @@ async def _timeout_inside(scene: Scene) -> Finding:
     started = time.monotonic()
     process = await scene.sandbox.exec(scene.inside_argv(), timeout=_TIMEOUT)
     result = await process.result()
+    took = time.monotonic() - started
+    if not result.timed_out and took > 2 * _TIMEOUT and result.exit_code == 0:
+        return escaped(f"it ran to its own end, {took:.1f} s, with a limit of {_TIMEOUT} s")
     if not result.timed_out:
         return inconclusive(f"it ended by itself with {result.exit_code}: {printable(result.stderr_bytes[-200:], 200)}")
-    took = time.monotonic() - started
     await scene.wait_untagged(0.5)
     heart = scene.probe.arguments["path"]
     if await _beats(lambda: scene.sandbox.files.read(heart)) or await scene.seen(0.2):

@@ -39,7 +39,7 @@ def _bomb(
 
 
 def _memory(name: str, title: str, how: str, claim: Enforcement = Enforcement.PARTIAL, heap: str = "") -> Probe:
-    return _bomb("resource.memory", name, title, "memory", claim=claim, how=how, mib="160", heap=heap)
+    return _bomb("resource.memory", name, title, "memory", claim=claim, how=how, mib="160", reserve="640", heap=heap)
 
 
 def _fill(name: str, title: str, paths: str) -> Probe:
@@ -102,8 +102,8 @@ _CPU: Final = (
         control="resource.cpu",
         title="Use more CPU than allowed, by two processes",
         program="resource/cpu.py",
-        arguments={"seconds": "1.0", "allowed": "0.35"},
-        outside=BARE,
+        arguments={"seconds": "1.0", "allowed": "0.12", "rounds": "1"},
+        outside=Outside(place=Place.REFERENCE, arguments={"rounds": "5"}),
         profile=Profile.SLOW,
         claim=_ENFORCED,
         alone=True,
