@@ -29,6 +29,7 @@ lint:  ## style, layers, module size, generated files
 
 types:  ## two type checkers, both strict
 	$(VENV)/mypy
+	git ls-files 'tests/*/conftest.py' | xargs -r -n 1 $(VENV)/mypy
 	$(VENV)/basedpyright
 
 docs:  ## links of all pages
