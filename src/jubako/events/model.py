@@ -58,118 +58,118 @@ class SandboxCreated(_Data):
     """The walls stand; ``card`` is the digest of the card that was accepted."""
 
     type: Literal["sandbox.created"] = "sandbox.created"
-    driver: str
-    boundary: str
-    card: str = ""
-    name: str | None = None
+    driver: str = Field(description="The mechanism that built them.")
+    boundary: str = Field(description="Kind of wall.")
+    card: str = Field("", description="Digest of the accepted card.")
+    name: str | None = Field(None, description="The caller's name for it.")
 
 
 class SandboxStateChanged(_Data):
     """A step of the lifecycle."""
 
     type: Literal["sandbox.state_changed"] = "sandbox.state_changed"
-    previous: str
-    state: str
-    reason: str = ""
+    previous: str = Field(description="State before.")
+    state: str = Field(description="State now.")
+    reason: str = Field("", description="Why, if it was not asked for.")
 
 
 class SandboxRefused(_Data):
     """A launch was refused because required controls could not be enforced."""
 
     type: Literal["sandbox.refused"] = "sandbox.refused"
-    driver: str
-    controls: tuple[str, ...]
-    reason: str = ""
+    driver: str = Field(description="The mechanism that was asked.")
+    controls: tuple[str, ...] = Field(description="Controls that would not hold.")
+    reason: str = Field("", description="Why not.")
 
 
 class SandboxReaped(_Data):
     """What a dead owner left behind was removed."""
 
     type: Literal["sandbox.reaped"] = "sandbox.reaped"
-    driver: str
-    owner: str
+    driver: str = Field(description="The mechanism that had built it.")
+    owner: str = Field(description="The dead process that had made it.")
 
 
 class PolicyRelaxed(_Data):
     """A policy accepted something weaker than the default, for a written reason."""
 
     type: Literal["policy.relaxed"] = "policy.relaxed"
-    kind: str
-    subject: str
-    reason: str
+    kind: str = Field(description="Kind of relaxation.")
+    subject: str = Field(description="Control and level, or host directory.")
+    reason: str = Field(description="The written reason.")
 
 
 class ExecStarted(_Data):
     """A program was asked for. Arguments are cut at 4 KiB in all and known secrets are redacted."""
 
     type: Literal["exec.started"] = "exec.started"
-    exec: str
-    argv: tuple[str, ...]
-    cwd: str | None = None
-    tty: bool = False
+    exec: str = Field(description="Id of the program run.")
+    argv: tuple[str, ...] = Field(description="The program and its arguments.")
+    cwd: str | None = Field(None, description="Directory inside; none: the workspace.")
+    tty: bool = Field(default=False, description="Whether it has a terminal.")
 
 
 class ExecExited(_Data):
     """A program ended."""
 
     type: Literal["exec.exited"] = "exec.exited"
-    exec: str
-    code: int | None
-    signal: int | None
-    limits: tuple[str, ...] = ()
-    seconds: float = 0.0
+    exec: str = Field(description="Id of the program run.")
+    code: int | None = Field(description="Exit status, unless a signal ended it.")
+    signal: int | None = Field(description="Number of the signal that ended it.")
+    limits: tuple[str, ...] = Field((), description="Controls whose limits it ran into.")
+    seconds: float = Field(0.0, description="Wall time.")
 
 
 class LimitReached(_Data):
     """A limit of the policy was run into."""
 
     type: Literal["limit.reached"] = "limit.reached"
-    control: str
-    exec: str | None = None
+    control: str = Field(description="Whose limit.")
+    exec: str | None = Field(None, description="The program run that ran into it; none: the sandbox.")
 
 
 class FileTransferred(_Data):
     """The caller moved file content across the boundary."""
 
     type: Literal["file.transferred"] = "file.transferred"
-    direction: Literal["in", "out"]
-    path: str
-    size: int
+    direction: Literal["in", "out"] = Field(description="Into the sandbox or out of it.")
+    path: str = Field(description="Path inside.")
+    size: int = Field(description="Bytes.")
 
 
 class AgentViolated(_Data):
     """The guest broke the agent protocol; the sandbox was killed."""
 
     type: Literal["agent.violated"] = "agent.violated"
-    rule: str
+    rule: str = Field(description="The rule of the protocol that it broke.")
 
 
 class ProbeCompleted(_Data):
     """Containment probes were run against a driver."""
 
     type: Literal["probe.completed"] = "probe.completed"
-    driver: str
-    contained: int
-    escaped: int
-    inconclusive: int
+    driver: str = Field(description="The mechanism under test.")
+    contained: int = Field(description="Attempts that failed inside and succeed outside.")
+    escaped: int = Field(description="Attempts that succeeded inside.")
+    inconclusive: int = Field(description="Attempts that prove nothing here.")
 
 
 class EventsLost(_Data):
     """A sink missed events while it failed; the ledger has them."""
 
     type: Literal["events.lost"] = "events.lost"
-    sink: str
-    count: int
+    sink: str = Field(description="Which sink.")
+    count: int = Field(description="How many events.")
 
 
 class LedgerRecovered(_Data):
     """A crash had left half a line, or lines that the head did not count; moved aside or adopted."""
 
     type: Literal["ledger.recovered"] = "ledger.recovered"
-    kind: Literal["adopted", "torn"]
-    line: int
-    size: int
-    count: int = 1
+    kind: Literal["adopted", "torn"] = Field(description="Taken over, or moved to the .torn file.")
+    line: int = Field(description="Number of the (first) line.")
+    size: int = Field(description="Bytes.")
+    count: int = Field(1, description="Lines.")
 
 
 EventData = Annotated[
@@ -197,20 +197,20 @@ class Event(BaseModel):
 
     id: str = Field(description="Unique id, sortable by time.")
     type: str = Field(description="component.event, the same as data.type.")
-    version: Literal[1] = 1
+    version: Literal[1] = Field(1, description="Version of the envelope and its types.")
     time: datetime = Field(description="UTC, when the host saw it.")
     seq: int = Field(ge=1, description="Gapless per sandbox.")
-    source: Source = Source.HOST
-    assurance: Assurance = Assurance.OBSERVED
-    tenant: str = "local"
+    source: Source = Field(Source.HOST, description="Who saw it.")
+    assurance: Assurance = Field(Assurance.OBSERVED, description="Seen from outside, or only reported from inside.")
+    tenant: str = Field("local", description="Whose sandbox.")
     sandbox: str | None = Field(
         None, description="Sandbox id; none for events of the machine, which have their own seq."
     )
     recorder: str = Field(
         "", description="The process that recorded it; events of the machine are numbered per recorder."
     )
-    trace_id: str = ""
-    data: EventData
+    trace_id: str = Field("", description="The caller's trace, if it gave one.")
+    data: EventData = Field(description="What belongs to the type.")
 
 
 def event_fields(event: Event) -> dict[str, object]:

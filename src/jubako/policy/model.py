@@ -88,7 +88,11 @@ Seconds = Annotated[
     Field(strict=True, gt=0, le=366 * 86400, json_schema_extra={"format": "seconds"}),
 ]
 Count = Annotated[int, Field(strict=True)]
-GuestPath = Annotated[str, Field(max_length=4096), AfterValidator(_guest_path)]
+GuestPath = Annotated[
+    str,
+    Field(max_length=4096, json_schema_extra={"pattern": r"^/([^/\u0000]+(/[^/\u0000]+)*)?$"}),
+    AfterValidator(_guest_path),
+]
 OwnPath = Annotated[GuestPath, AfterValidator(_own_place)]
 ControlId = Annotated[str, AfterValidator(_known_control), Field(json_schema_extra={"enum": list(CONTROLS)})]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]

@@ -17,7 +17,7 @@ __all__ = ["PRESETS", "preset"]
 PRESETS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "default": "No network, a private workspace, limits that suit one small program.",
-        "locked-down": "For code that nobody has read: tight limits, and no control may be partial.",
+        "locked-down": "For code that nobody has read: tight limits on the whole sandbox, two walls around files.",
         "compute": "For long calculations: 8 GiB, 4 CPUs, an hour a program. Nothing else is opened.",
     }
 )

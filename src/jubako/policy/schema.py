@@ -37,27 +37,42 @@ def spec_schema() -> JsonSchema:
     return tidy_schema(SandboxSpec, "sandbox-spec.v1")
 
 
-def tidy_schema(model: type[BaseModel], name: str) -> JsonSchema:
-    """Return the schema of ``model`` under ``name``, with sizes and times also as strings and without noise."""
+def tidy_schema(model: type[BaseModel], name: str, *, complete: bool = False) -> JsonSchema:
+    """Return the schema of ``model`` under ``name``, without noise, sizes and times also as strings.
+
+    ``complete`` says that every field is always there, as in what jubako itself writes.
+    """
     # The serialization side has the plain types with their bounds; what may be written besides is added here.
     schema: JsonSchema = model.model_json_schema(mode="serialization")
-    return {"$schema": _DIALECT, "$id": f"urn:jubako:schema:{name}", **_tidy(schema)}
+    return {"$schema": _DIALECT, "$id": f"urn:jubako:schema:{name}", **_tidy(schema, complete=complete)}
 
 
-def _tidy(node: JsonSchema) -> JsonSchema:
+def _tidy(node: JsonSchema, *, complete: bool) -> JsonSchema:
     tidied: JsonSchema = {}
     for key, value in node.items():
         if key in {"properties", "$defs"}:
-            tidied[key] = {name: _tidy(item) for name, item in value.items()}
+            tidied[key] = {name: _tidy(item, complete=complete) for name, item in value.items()}
         elif key in {"default", "const", "enum"}:
             tidied[key] = value
         elif isinstance(value, dict):
-            tidied[key] = _tidy(value)
+            tidied[key] = _tidy(value, complete=complete)
         elif isinstance(value, list):
-            tidied[key] = [_tidy(item) if isinstance(item, dict) else item for item in value]
+            tidied[key] = [_tidy(item, complete=complete) if isinstance(item, dict) else item for item in value]
         elif key != "title":
             tidied[key] = value
-    return _bounds(tidied)
+    return _bounds(_closed(tidied, complete=complete))
+
+
+def _closed(node: JsonSchema, *, complete: bool) -> JsonSchema:
+    """Require what pydantic requires without saying so: tags of unions, and names that fit their pattern."""
+    if "patternProperties" in node:
+        node.setdefault("additionalProperties", False)
+    properties = node.get("properties", {})
+    tags = [name for name in ("kind", "type") if "const" in properties.get(name, {})]
+    needed = list(properties) if complete else [*tags, *node.get("required", [])]
+    if needed:
+        node["required"] = needed
+    return node
 
 
 def _bounds(node: JsonSchema) -> JsonSchema:
@@ -69,8 +84,8 @@ def _bounds(node: JsonSchema) -> JsonSchema:
     form = node.pop("format", None) if node.get("format") in _UNITS else None
     if form is None:
         return node
-    bounds = {key: node.pop(key) for key in ("type", "minimum", "maximum", "exclusiveMinimum") if key in node}
-    return {"anyOf": [bounds, {"type": "string", "pattern": _UNITS[form]}], **node}
+    number = {key: node.pop(key) for key in ("type", "minimum", "maximum", "exclusiveMinimum") if key in node}
+    return {"anyOf": [number, {"type": "string", "pattern": _UNITS[form]}], **node}
 
 
 def known_fields(root: JsonSchema, path: Path) -> tuple[str, ...]:
