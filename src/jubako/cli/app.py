@@ -80,12 +80,10 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output is gone; the interpreter's last flush must not complain about it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # click's way to say that whoever read our output is gone
         return _PIPE_CLOSED
     except Exception as error:  # noqa: BLE001  # the last line of defence; it is told below and ends the process
-        return _tell(_innermost(error), settings)
+        return _tell(error, settings)
     return status if isinstance(status, int) else 0
 
 
@@ -96,11 +94,16 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _tell(error: BaseException, settings: Settings) -> int:
+def _tell(failure: Exception, settings: Settings) -> int:
+    error = _innermost(failure)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output is gone; the interpreter's last flush must not complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     if os.environ.get("JUBAKO_DEBUG") == "1":
         import traceback
 
-        traceback.print_exception(error)
+        traceback.print_exception(failure)
     if isinstance(error, JubakoError):
         code, message, hint, details, status = error.code, error.message, error.hint, error.details, error.exit_status
     else:
