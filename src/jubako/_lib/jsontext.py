@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Final
+from typing import Final, cast
 
 __all__ = ["canonical", "digest", "parse_object"]
 
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+_DECODER: Final = json.JSONDecoder()
 
 
 def canonical(value: object) -> bytes:
@@ -24,11 +25,11 @@ def digest(value: object) -> str:
 def parse_object(text: bytes) -> dict[str, object]:
     """Return the JSON object in ``text``. Raises ValueError for anything else, too deep nesting included."""
     try:
-        value: object = json.loads(text)
+        value = _DECODER.decode(text.decode("utf-8"))
     except RecursionError:
         msg = "nested too deeply"
         raise ValueError(msg) from None
     if not isinstance(value, dict):
         msg = "not a JSON object"
         raise ValueError(msg)  # noqa: TRY004  # the text is wrong, not the caller's type
-    return {str(key): item for key, item in value.items()}
+    return cast("dict[str, object]", value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,9 +52,9 @@ class _Part(BaseModel):
 class ProbeTally(_Part):
     """What the containment probes of one control found."""
 
-    contained: int = Field(0, ge=0)
-    escaped: int = Field(0, ge=0)
-    inconclusive: int = Field(0, ge=0)
+    contained: int = Field(default=0, ge=0)
+    escaped: int = Field(default=0, ge=0)
+    inconclusive: int = Field(default=0, ge=0)
 
     @property
     def verdict(self) -> ProbeVerdict:
@@ -89,10 +89,10 @@ class CardControl(_Part):
     level: Enforcement = Field(description="How far it holds.")
     required: Requirement = Field(description="The least level that the policy accepts.")
     verdict: Literal["ok", "refused"] = Field(description="refused: no launch under this policy.")
-    mechanism: str = Field("", description="What enforces it.")
-    reason: str = Field("", description="Why it does not hold better.")
-    remedy: str = Field("", description="What a person can do about it.")
-    probe: ProbeVerdict | None = Field(None, description="What containment probes found, if they ran.")
+    mechanism: str = Field(default="", description="What enforces it.")
+    reason: str = Field(default="", description="Why it does not hold better.")
+    remedy: str = Field(default="", description="What a person can do about it.")
+    probe: ProbeVerdict | None = Field(default=None, description="What containment probes found, if they ran.")
 
 
 class CardFact(_Part):
@@ -116,8 +116,8 @@ class CardBoundary(_Part):
     kind: BoundaryKind = Field(description="Kind of wall.")
     driver: str = Field(description="The mechanism's driver.")
     version: str | None = Field(description="Version of the mechanism.")
-    features: tuple[str, ...] = Field((), description="Optional abilities.")
-    shared: tuple[str, ...] = Field((), description="What code inside and the host still share.")
+    features: tuple[str, ...] = Field(default=(), description="Optional abilities.")
+    shared: tuple[str, ...] = Field(default=(), description="What code inside and the host still share.")
 
 
 class CardPolicy(_Part):
@@ -125,7 +125,7 @@ class CardPolicy(_Part):
 
     digest: str = Field(description="Digest of the whole policy.")
     summary: tuple[CardFact, ...] = Field(description="The clauses in words.")
-    relaxations: tuple[CardRelaxation, ...] = Field((), description="What is accepted weaker, and why.")
+    relaxations: tuple[CardRelaxation, ...] = Field(default=(), description="What is accepted weaker, and why.")
 
 
 class CardLifecycle(_Part):
@@ -144,7 +144,7 @@ class Card(_Part):
     policy: CardPolicy
     lifecycle: CardLifecycle
     controls: tuple[CardControl, ...] = Field(description="Every control that applies, in catalogue order.")
-    probes: CardProbes | None = Field(None, description="Containment probes, if they ran.")
+    probes: CardProbes | None = Field(default=None, description="Containment probes, if they ran.")
 
     @property
     def digest(self) -> str:
@@ -257,15 +257,16 @@ def require_enforceable(
 def _hint(refused: Iterable[CardControl], options: Mapping[str, Sequence[str]]) -> str:
     refused = tuple(refused)
     parts = list(dict.fromkeys(item.remedy for item in refused if item.remedy))
-    everywhere = [set(options.get(item.id, ())) for item in refused]
-    if everywhere and (common := set.intersection(*everywhere)):
-        parts.append(f"boundaries that could enforce it: {', '.join(sorted(common))}")
+    named = sorted({name for item in refused for name in options.get(item.id, ())})
+    able = [name for name in named if all(name in options.get(item.id, ()) for item in refused)]
+    if able:
+        parts.append(f"use a boundary that could enforce it: {', '.join(able)}")
     parts.append("accept it in the policy with an accept-weaker relaxation and a reason")
     return "; or ".join(parts)
 
 
 def _strings(value: object) -> tuple[str, ...]:
-    return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else ()
+    return tuple(str(item) for item in cast("Sequence[object]", value)) if isinstance(value, list | tuple) else ()
 
 
 def _controls(plan: Plan, probes: CardProbes | None) -> Iterable[CardControl]:

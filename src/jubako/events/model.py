@@ -60,8 +60,8 @@ class SandboxCreated(_Data):
     type: Literal["sandbox.created"] = "sandbox.created"
     driver: str = Field(description="The mechanism that built them.")
     boundary: str = Field(description="Kind of wall.")
-    card: str = Field("", description="Digest of the accepted card.")
-    name: str | None = Field(None, description="The caller's name for it.")
+    card: str = Field(default="", description="Digest of the accepted card.")
+    name: str | None = Field(default=None, description="The caller's name for it.")
 
 
 class SandboxStateChanged(_Data):
@@ -70,7 +70,7 @@ class SandboxStateChanged(_Data):
     type: Literal["sandbox.state_changed"] = "sandbox.state_changed"
     previous: str = Field(description="State before.")
     state: str = Field(description="State now.")
-    reason: str = Field("", description="Why, if it was not asked for.")
+    reason: str = Field(default="", description="Why, if it was not asked for.")
 
 
 class SandboxRefused(_Data):
@@ -79,7 +79,7 @@ class SandboxRefused(_Data):
     type: Literal["sandbox.refused"] = "sandbox.refused"
     driver: str = Field(description="The mechanism that was asked.")
     controls: tuple[str, ...] = Field(description="Controls that would not hold.")
-    reason: str = Field("", description="Why not.")
+    reason: str = Field(default="", description="Why not.")
 
 
 class SandboxReaped(_Data):
@@ -105,7 +105,7 @@ class ExecStarted(_Data):
     type: Literal["exec.started"] = "exec.started"
     exec: str = Field(description="Id of the program run.")
     argv: tuple[str, ...] = Field(description="The program and its arguments.")
-    cwd: str | None = Field(None, description="Directory inside; none: the workspace.")
+    cwd: str | None = Field(default=None, description="Directory inside; none: the workspace.")
     tty: bool = Field(default=False, description="Whether it has a terminal.")
 
 
@@ -116,8 +116,8 @@ class ExecExited(_Data):
     exec: str = Field(description="Id of the program run.")
     code: int | None = Field(description="Exit status, unless a signal ended it.")
     signal: int | None = Field(description="Number of the signal that ended it.")
-    limits: tuple[str, ...] = Field((), description="Controls whose limits it ran into.")
-    seconds: float = Field(0.0, description="Wall time.")
+    limits: tuple[str, ...] = Field(default=(), description="Controls whose limits it ran into.")
+    seconds: float = Field(default=0.0, description="Wall time.")
 
 
 class LimitReached(_Data):
@@ -125,7 +125,7 @@ class LimitReached(_Data):
 
     type: Literal["limit.reached"] = "limit.reached"
     control: str = Field(description="Whose limit.")
-    exec: str | None = Field(None, description="The program run that ran into it; none: the sandbox.")
+    exec: str | None = Field(default=None, description="The program run that ran into it; none: the sandbox.")
 
 
 class FileTransferred(_Data):
@@ -169,7 +169,7 @@ class LedgerRecovered(_Data):
     kind: Literal["adopted", "torn"] = Field(description="Taken over, or moved to the .torn file.")
     line: int = Field(description="Number of the (first) line.")
     size: int = Field(description="Bytes.")
-    count: int = Field(1, description="Lines.")
+    count: int = Field(default=1, description="Lines.")
 
 
 EventData = Annotated[
@@ -197,19 +197,21 @@ class Event(BaseModel):
 
     id: str = Field(description="Unique id, sortable by time.")
     type: str = Field(description="component.event, the same as data.type.")
-    version: Literal[1] = Field(1, description="Version of the envelope and its types.")
+    version: Literal[1] = Field(default=1, description="Version of the envelope and its types.")
     time: datetime = Field(description="UTC, when the host saw it.")
     seq: int = Field(ge=1, description="Gapless per sandbox.")
-    source: Source = Field(Source.HOST, description="Who saw it.")
-    assurance: Assurance = Field(Assurance.OBSERVED, description="Seen from outside, or only reported from inside.")
-    tenant: str = Field("local", description="Whose sandbox.")
+    source: Source = Field(default=Source.HOST, description="Who saw it.")
+    assurance: Assurance = Field(
+        default=Assurance.OBSERVED, description="Seen from outside, or only reported from inside."
+    )
+    tenant: str = Field(default="local", description="Whose sandbox.")
     sandbox: str | None = Field(
-        None, description="Sandbox id; none for events of the machine, which have their own seq."
+        default=None, description="Sandbox id; none for events of the machine, which have their own seq."
     )
     recorder: str = Field(
-        "", description="The process that recorded it; events of the machine are numbered per recorder."
+        default="", description="The process that recorded it; events of the machine are numbered per recorder."
     )
-    trace_id: str = Field("", description="The caller's trace, if it gave one.")
+    trace_id: str = Field(default="", description="The caller's trace, if it gave one.")
     data: EventData = Field(description="What belongs to the type.")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Redactor:
             if type(value) is str:
                 clean = self.text(value)
             elif isinstance(value, tuple):
-                clean = self.items(tuple(str(item) for item in value))
+                clean = self.items(cast("tuple[str, ...]", value))
             if clean != value:
                 changes[name] = clean
         return data.model_copy(update=changes) if changes else data

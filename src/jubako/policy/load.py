@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from pydantic import ValidationError
 
@@ -153,7 +153,7 @@ def invalid_policy(
 def _explain(item: ErrorDetails, places: Mapping[FieldPath, Place], schema: JsonSchema) -> _Problem:
     context = item.get("ctx", {})
     given = context.get("place")
-    path: FieldPath = given if isinstance(given, tuple) else _in_file(item["loc"])
+    path = cast("FieldPath", given) if isinstance(given, tuple) else _in_file(item["loc"])
     text = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         text = "unknown field" + _suggestion(path, schema)

@@ -131,18 +131,20 @@ class Mount(Model):
 
     source: GuestPath = Field(description="Absolute host path; must exist when the sandbox is made.")
     target: OwnPath = Field(description="Absolute path inside.")
-    access: Literal["ro", "rw"] = Field("ro", description="rw needs a writable-mount relaxation for the source.")
+    access: Literal["ro", "rw"] = Field(
+        default="ro", description="rw needs a writable-mount relaxation for the source."
+    )
 
 
 class FilePolicy(Model):
     """fs.*: which files exist and which may be written."""
 
-    workspace: OwnPath = Field("/workspace", description="Where the private writable workspace is.")
-    workspace_size: ByteSize = Field(512 * MIB, ge=64 * KIB, description="Size limit of the workspace.")
-    tmp_size: ByteSize = Field(256 * MIB, ge=64 * KIB, description="Size limit of /tmp, and of /dev/shm.")
-    mounts: tuple[Mount, ...] = Field((), max_length=64, description="Host paths made visible inside.")
+    workspace: OwnPath = Field(default="/workspace", description="Where the private writable workspace is.")
+    workspace_size: ByteSize = Field(default=512 * MIB, ge=64 * KIB, description="Size limit of the workspace.")
+    tmp_size: ByteSize = Field(default=256 * MIB, ge=64 * KIB, description="Size limit of /tmp, and of /dev/shm.")
+    mounts: tuple[Mount, ...] = Field(default=(), max_length=64, description="Host paths made visible inside.")
     hide: tuple[OwnPath, ...] = Field(
-        (), max_length=256, description="Paths inside that are masked as empty, mounts at and below them too."
+        default=(), max_length=256, description="Paths inside that are masked as empty, mounts at and below them too."
     )
 
     @field_validator("mounts")
@@ -167,28 +169,32 @@ class FilePolicy(Model):
 class NetworkPolicy(Model):
     """net.*: where bytes may go. Only `off` exists until the egress broker does."""
 
-    egress: Literal["off"] = Field("off", description="off: nothing but the sandbox's own loopback.")
+    egress: Literal["off"] = Field(default="off", description="off: nothing but the sandbox's own loopback.")
 
 
 class SyscallPolicy(Model):
     """syscall.*: the kernel's surface."""
 
-    profile: Literal["default"] = Field("default", description="The allowlist to start from.")
+    profile: Literal["default"] = Field(default="default", description="The allowlist to start from.")
     deny: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")], ...] = Field(
-        (), max_length=512, description="Further system calls to refuse (EPERM)."
+        default=(), max_length=512, description="Further system calls to refuse (EPERM)."
     )
 
 
 class ResourcePolicy(Model):
     """resource.*: how much may be used."""
 
-    memory: ByteSize = Field(GIB, ge=32 * MIB, description="Bytes of memory, files in the workspace and /tmp included.")
-    swap: ByteSize = Field(0, description="Bytes of swap on top.")
-    processes: Count = Field(256, ge=4, le=4_000_000, description="Processes and threads alive at once.")
-    cpus: float = Field(1.0, strict=True, ge=0.01, le=4096, description="CPUs' worth of time per wall second.")
-    open_files: Count = Field(1024, ge=32, le=1_048_576, description="Open descriptors per process.")
-    inodes: Count = Field(100_000, ge=64, le=100_000_000, description="Files and directories that may be made.")
-    io_bytes_per_second: ByteSize | None = Field(None, ge=64 * KIB, description="Disk bandwidth; none: no limit.")
+    memory: ByteSize = Field(
+        default=GIB, ge=32 * MIB, description="Bytes of memory, files in the workspace and /tmp included."
+    )
+    swap: ByteSize = Field(default=0, description="Bytes of swap on top.")
+    processes: Count = Field(default=256, ge=4, le=4_000_000, description="Processes and threads alive at once.")
+    cpus: float = Field(default=1.0, strict=True, ge=0.01, le=4096, description="CPUs' worth of time per wall second.")
+    open_files: Count = Field(default=1024, ge=32, le=1_048_576, description="Open descriptors per process.")
+    inodes: Count = Field(default=100_000, ge=64, le=100_000_000, description="Files and directories that may be made.")
+    io_bytes_per_second: ByteSize | None = Field(
+        default=None, ge=64 * KIB, description="Disk bandwidth; none: no limit."
+    )
 
 
 class EnvironmentPolicy(Model):
@@ -202,15 +208,15 @@ class EnvironmentPolicy(Model):
 class TimePolicy(Model):
     """time.*: how long."""
 
-    exec: Seconds = Field(300.0, description="Wall seconds per program; a call may ask for less.")
-    sandbox: Seconds = Field(3600.0, description="Wall seconds from start to destruction.")
+    exec: Seconds = Field(default=300.0, description="Wall seconds per program; a call may ask for less.")
+    sandbox: Seconds = Field(default=3600.0, description="Wall seconds from start to destruction.")
 
 
 class OutputPolicy(Model):
     """resource.output: how much a program may say."""
 
-    max_bytes: ByteSize = Field(10 * MIB, ge=KIB, description="stdout and stderr of one program together.")
-    on_limit: Literal["truncate", "kill"] = Field("truncate", description="What happens at the limit.")
+    max_bytes: ByteSize = Field(default=10 * MIB, ge=KIB, description="stdout and stderr of one program together.")
+    on_limit: Literal["truncate", "kill"] = Field(default="truncate", description="What happens at the limit.")
 
 
 class SecretClause(Model):
@@ -218,20 +224,22 @@ class SecretClause(Model):
 
     source: str = Field(pattern=r"^(env|file|command|keyring|vault):.+$", description="Where the host finds it.")
     hosts: tuple[str, ...] = Field(min_length=1, max_length=64, description="Hosts it may be sent to.")
-    place: str = Field("header:authorization", description="Where in a request it may stand.")
+    place: str = Field(default="header:authorization", description="Where in a request it may stand.")
 
 
 class DataPolicy(Model):
     """data.*: labels on what goes in. No driver enforces them yet."""
 
-    labels: tuple[Name, ...] = Field((), max_length=64, description="Labels such as `pii` or `customer-a`.")
-    regions: tuple[Name, ...] = Field((), max_length=64, description="Regions in which the data may be worked on.")
+    labels: tuple[Name, ...] = Field(default=(), max_length=64, description="Labels such as `pii` or `customer-a`.")
+    regions: tuple[Name, ...] = Field(
+        default=(), max_length=64, description="Regions in which the data may be worked on."
+    )
 
 
 class Policy(Model):
     """What one sandbox may touch. Every default is the safe one."""
 
-    schema_version: Literal[1] = Field(1, description="Version of this schema; required in files.")
+    schema_version: Literal[1] = Field(default=1, description="Version of this schema; required in files.")
     files: FilePolicy = Field(default_factory=FilePolicy, description="fs.*")
     network: NetworkPolicy = Field(default_factory=NetworkPolicy, description="net.*")
     syscalls: SyscallPolicy = Field(default_factory=SyscallPolicy, description="syscall.*")
@@ -242,7 +250,9 @@ class Policy(Model):
     secrets: dict[VariableName, SecretClause] = Field(default_factory=dict, max_length=64, description="secret.*")
     data: DataPolicy = Field(default_factory=DataPolicy, description="data.*")
     require: dict[ControlId, Requirement] = Field(default_factory=dict, description="Stricter levels by control id.")
-    relaxations: tuple[Relaxation, ...] = Field((), max_length=64, description="Weaker terms, each with a reason.")
+    relaxations: tuple[Relaxation, ...] = Field(
+        default=(), max_length=64, description="Weaker terms, each with a reason."
+    )
     driver_options: dict[Name, dict[str, JsonValue]] = Field(
         default_factory=dict, description="Options of one driver, by driver name; checked by that driver."
     )
@@ -281,10 +291,12 @@ class Policy(Model):
 class SandboxSpec(Model):
     """What a caller wants: the boundary, the policy and a few labels."""
 
-    boundary: str = Field("auto", description="Kind of wall, or `auto` for the strongest that works here.")
-    driver: Name | None = Field(None, description="A driver by name, instead of the boundary's first that works.")
-    template: Name = Field("host", description="Root file system; `host` is the host's toolchain, read-only.")
-    name: Name | None = Field(None, description="A name that no other live sandbox of this user has.")
+    boundary: str = Field(default="auto", description="Kind of wall, or `auto` for the strongest that works here.")
+    driver: Name | None = Field(
+        default=None, description="A driver by name, instead of the boundary's first that works."
+    )
+    template: Name = Field(default="host", description="Root file system; `host` is the host's toolchain, read-only.")
+    name: Name | None = Field(default=None, description="A name that no other live sandbox of this user has.")
     labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict, max_length=32, description="Free labels, shown in lists and events."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from jubako.policy.model import Policy, SandboxSpec
 
@@ -55,9 +55,9 @@ def _tidy(node: JsonSchema, *, complete: bool) -> JsonSchema:
         elif key in {"default", "const", "enum"}:
             tidied[key] = value
         elif isinstance(value, dict):
-            tidied[key] = _tidy(value, complete=complete)
-        elif isinstance(value, list):
-            tidied[key] = [_tidy(item, complete=complete) if isinstance(item, dict) else item for item in value]
+            tidied[key] = _tidy(cast("JsonSchema", value), complete=complete)
+        elif key in {"anyOf", "oneOf"}:
+            tidied[key] = [_tidy(item, complete=complete) for item in value]
         elif key != "title":
             tidied[key] = value
     return _bounds(_closed(tidied, complete=complete))
@@ -109,4 +109,6 @@ def _below(root: JsonSchema, node: JsonSchema, part: str | int) -> list[JsonSche
         found = node.get("additionalProperties")
     if not isinstance(found, dict):
         return []
-    return found.get("oneOf") or found.get("anyOf") or [found]
+    child = cast("JsonSchema", found)
+    options: list[JsonSchema] = child.get("oneOf") or child.get("anyOf") or [child]
+    return options

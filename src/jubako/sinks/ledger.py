@@ -39,7 +39,7 @@ from jubako.sinks._chain import (
 from jubako.sinks._tail import last_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     from jubako.events import Event, EventData
@@ -241,7 +241,7 @@ class Ledger:
         self._file = self._head_file = -1
 
     @contextmanager
-    def _exclusive(self, *, first: bool = False) -> Iterator[None]:
+    def _exclusive(self, *, first: bool = False) -> Generator[None]:
         self._flock()
         try:
             status = os.fstat(self._file)
