@@ -87,9 +87,9 @@ async def open_ground() -> AsyncGenerator[Ground]:
         base = Path(tempfile.mkdtemp(prefix="jubako-probe-", dir=_BASE))
         stack.callback(shutil.rmtree, base, ignore_errors=True)
         os.chmod(base, 0o755)  # noqa: PTH101, S103  # other users run programs in it
-        tasks = await stack.enter_async_context(_background())
-        listeners = Listeners(tasks, abstract=base.name, path=base / "service")
-        stack.callback(listeners.close, base / "service")
+        listeners = Listeners(abstract=base.name, path=base / "service")
+        stack.callback(listeners.close)
+        listeners.serve(await stack.enter_async_context(_background()))
         ground = Ground(mark, base, base / "room", base / "granted", identity, listeners)
         ground.room.mkdir(mode=0o755)
         ground.give(ground.room)

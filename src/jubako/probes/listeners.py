@@ -31,16 +31,16 @@ def local_address(family: socket.AddressFamily = socket.AF_INET) -> str | None:
 class Listeners:
     """All listeners of one run. ``calls`` counts connections and datagrams since it was last set to 0."""
 
-    def __init__(self, tasks: TaskGroup, *, abstract: str, path: Path) -> None:
-        self._tasks = tasks
+    def __init__(self, *, abstract: str, path: Path) -> None:
+        self._path = path
         self._sockets: list[socket.socket] = []
         self.calls = 0
         self.addresses = [address for address in ("127.0.0.1", local_address()) if address]
         self.tcp_port = self._open_inet(socket.SOCK_STREAM, self.addresses)
         self.udp_port = self._open_inet(socket.SOCK_DGRAM, self.addresses)
         self.tcp6_port = self._open_v6()
-        self._serve(self._unix("\0" + abstract))
-        self._serve(self._unix(str(path)))
+        self._keep(self._unix("\0" + abstract))
+        self._keep(self._unix(str(path)))
         path.chmod(0o777)
 
     def _open_inet(self, kind: socket.SocketKind, addresses: list[str]) -> int:
@@ -54,7 +54,7 @@ class Listeners:
                 sock.close()
                 continue
             port = port or sock.getsockname()[1]
-            self._serve(sock)
+            self._keep(sock)
         return port
 
     def _open_v6(self) -> int | None:
@@ -68,7 +68,7 @@ class Listeners:
             sock.close()
             return None
         port: int = sock.getsockname()[1]
-        self._serve(sock)
+        self._keep(sock)
         return port
 
     @staticmethod
@@ -77,14 +77,16 @@ class Listeners:
         sock.bind(name)
         return sock
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _keep(self, sock: socket.socket) -> None:
         sock.settimeout(0)
         self._sockets.append(sock)
         if sock.type == socket.SOCK_STREAM:
             sock.listen(16)
-            self._tasks.start_soon(self._streams, sock)
-        else:
-            self._tasks.start_soon(self._datagrams, sock)
+
+    def serve(self, tasks: TaskGroup) -> None:
+        """Answer everybody until the tasks are cancelled."""
+        for sock in self._sockets:
+            tasks.start_soon(self._streams if sock.type == socket.SOCK_STREAM else self._datagrams, sock)
 
     async def _streams(self, sock: socket.socket) -> None:
         while True:
@@ -107,9 +109,9 @@ class Listeners:
                 self.calls += 1
                 sock.sendto(b"ok" + data[:2], sender)
 
-    def close(self, path: Path) -> None:
-        """Close all of them and remove the named one. Pre: the tasks have ended."""
+    def close(self) -> None:
+        """Close all of them and remove the named one. Pre: nobody serves them any more."""
         for sock in self._sockets:
             sock.close()
         with suppress(FileNotFoundError):
-            path.unlink()
+            self._path.unlink()

@@ -103,6 +103,7 @@ _DENY: Final = (
         arguments={"seconds": "1.0"},
         outside=_SHARED,
         scenario="inbound",
+        alone=True,
     ),
 )
 

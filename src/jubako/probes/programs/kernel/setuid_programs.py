@@ -16,7 +16,7 @@ def act(argv):
         raise OSError(errno.ENOENT, "")
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 0.7
+        end = time.monotonic() + 0.35
         while time.monotonic() < end and child.poll() is None:
             uids = effective(child.pid)
             if uids and uids[1] != os.getuid():
