@@ -104,12 +104,13 @@ class Launched:
 
         A frozen cgroup (v1) delivers no signal, so the cgroup thaws and kills what is left in it.
         """
-        self.stream.close()
         self.kill()
         await self.group.remove()
         await anyio.wait_readable(self.pidfd)
         await self.monitor.aclose()
         os.close(self.pidfd)
+        # Last: until here the session's reader may still wait on it, see SocketStream.
+        self.stream.close()
 
 
 class _Descriptors:
