@@ -241,13 +241,14 @@ def host_processes(mark: str) -> list[int]:
 
 @contextmanager
 def single_error() -> Iterator[None]:
-    """Raise the one error of a task group by itself, so that checks can expect its type."""
+    """Raise one error of a task group by itself, so that checks can expect its type.
+
+    When several tasks fail at once it is the same loss that each of them met.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
         error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        if error is group:
-            raise
-        raise error from None
+        raise error from group

@@ -186,7 +186,9 @@ class LimitChecks(Checks):
         mark = marker()
         other = await guest.start("sleep", mark)
         assert (await guest.py(_BOMB)).status.code != 0
-        assert (await guest.py(_FORKS, "0")).status.code == 77
+        forks = await guest.start(*guest.python(_FORKS, "0"))
+        assert (await collect(forks)).status.code == 77
+        await forks.kill()  # its children stayed in the background
         assert await guest.alive(mark) == 1
         await other.kill()
         assert not (await guest.sh("exit 0")).status.limits
