@@ -26,7 +26,7 @@ import anyio
 from anyio import to_thread
 
 from jubako.drivers.bwrap._layout import ETC_FILES
-from jubako.drivers.bwrap._leftovers import MARKER
+from jubako.drivers.bwrap._leftovers import MARKER, remove_processes
 from jubako.drivers.bwrap._probe import drop_prefix
 from jubako.errors import JubakoError, LaunchError
 from jubako.linux.cgroup import Limits, adopt_scope, mounts, systemd_scope_prefix
@@ -180,7 +180,7 @@ async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, a
     except BaseException as error:
         descriptors.agent.close()
         with anyio.CancelScope(shield=True):
-            await _undo(child, group)
+            await _undo(child, group, name)
         if isinstance(error, JubakoError) or not isinstance(error, OSError):
             raise
         slow = isinstance(error, TimeoutError)
@@ -291,10 +291,12 @@ def limits_of(plan: Plan) -> Limits:
     )
 
 
-async def _undo(child: Child | None, group: LaunchGroup) -> None:
+async def _undo(child: Child | None, group: LaunchGroup, name: str) -> None:
     if child is not None:
         child.kill()
         await child.wait()
+        # Killed before it wrote the user map, bubblewrap leaves a child that waits for that for good.
+        await to_thread.run_sync(remove_processes, name)
     await group.remove()
 
 
