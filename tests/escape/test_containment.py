@@ -89,13 +89,14 @@ def _expected(report: ProbeRunReport, *, root: bool) -> set[str]:
         "syscall.terminal-injection/type": _setting("dev/tty/legacy_tiocsti", "1") != "1",
         "syscall.terminal-injection/type-high-bits": _setting("dev/tty/legacy_tiocsti", "1") != "1",
         "resource.memory/locked": not root,
+        "resource.disk/core-dump": _setting("kernel/core_pattern", "core").startswith("|"),
     }
     missing = {name for name, gone in absent.items() if gone} | (set() if root else set(ONLY_ROOT_CAN))
     levels = {item.control: item.level for item in report.results}
     if levels["process.freeze"] != "enforced":
         missing.add("process.freeze/act-while-frozen")
     if levels["resource.memory"] != "enforced":
-        missing |= {"resource.memory/memory-file", "resource.memory/many-processes"}
+        missing |= {"resource.memory/memory-file", "resource.memory/many-processes", "resource.memory/system-v"}
     if levels["resource.cpu"] != "enforced":
         missing.add("resource.cpu/burn")
     if levels["fs.second-wall"] != "enforced":

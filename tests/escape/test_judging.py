@@ -153,13 +153,13 @@ def test_the_table_shows_what_matters() -> None:
         _result("fs.proc", "b", INCONCLUSIVE, reason="no such file"),
         _result("fs.devices", "c", ESCAPED, inside="opened \x1b[31m"),
     )
-    text = "\n".join(report_lines(report, verbose=False, width=80))
+    text = "\n".join(line for line, _ in report_lines(report, verbose=False, width=80))
     assert "escaped: fs.devices/c" in text
     assert "why: no such file" in text
     assert "fs.proc/a" not in text
     assert "opened \\e[31m" in text
     assert "1 contained, 1 escaped, 1 inconclusive of 3 probes in 1.5 s" in text
-    assert "fs.proc/a" in "\n".join(report_lines(report, verbose=True, width=80))
+    assert "fs.proc/a" in "\n".join(line for line, _ in report_lines(report, verbose=True, width=80))
 
 
 def test_the_page_names_every_probe_once() -> None:

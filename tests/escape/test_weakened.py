@@ -166,7 +166,12 @@ WEAKENINGS = (
     ),
     Weakening(
         "limits that only cgroups have",
-        ("resource.memory/memory-file", "resource.memory/many-processes", "resource.cpu/burn"),
+        (
+            "resource.memory/memory-file",
+            "resource.memory/many-processes",
+            "resource.memory/system-v",
+            "resource.cpu/burn",
+        ),
         session=_no_rlimits,
         limits=_no_limits,
         landlock=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from jubako.probes import ProbeResult
 
 __all__ = ["command"]
+
+_COLORS = MappingProxyType({"contained": "green", "escaped": "red", "inconclusive": "yellow"})
 
 
 @click.command("probe")
@@ -51,8 +54,8 @@ def command(
     if as_json:
         click.echo(json.dumps(to_document(report), indent=2))
     else:
-        for line in report_lines(report, verbose=verbose, width=terminal_width()):
-            click.echo(line, color=colored())
+        for line, verdict in report_lines(report, verbose=verbose, width=terminal_width()):
+            click.echo(click.style(line, fg=_COLORS[verdict]) if verdict else line, color=colored())
     return report.exit_status
 
 

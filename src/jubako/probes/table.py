@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Final
-
-import click
+from typing import TYPE_CHECKING
 
 from jubako._lib.text import printable
 from jubako.policy.controls import CONTROLS
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["listing_lines", "markdown_lines", "markdown_names", "report_lines"]
 
-_COLORS: Final = {Verdict.CONTAINED: "green", Verdict.ESCAPED: "red", Verdict.INCONCLUSIVE: "yellow"}
-
 
 def listing_lines(probes: Sequence[Probe]) -> Iterator[str]:
     """Yield one line per probe."""
@@ -28,34 +24,41 @@ def listing_lines(probes: Sequence[Probe]) -> Iterator[str]:
         yield f"{probe.id:{width}}  {probe.title}"
 
 
-def report_lines(report: ProbeRunReport, *, verbose: bool, width: int) -> Iterator[str]:
-    """Yield a table by control, then every probe that wasn't contained (all of them when ``verbose``)."""
-    yield f"{report.driver} {report.version} ({report.boundary} boundary), Linux {report.kernel}, uid {report.uid}"
-    yield f"{'control':32} {'contained':>9} {'escaped':>8} {'inconclusive':>13}"
+def report_lines(report: ProbeRunReport, *, verbose: bool, width: int) -> Iterator[tuple[str, Verdict | None]]:
+    """Yield a table by control, then every probe that wasn't contained (all of them when ``verbose``).
+
+    Each line comes with the verdict that it is about, if any, so that the caller can colour it.
+    """
+    yield (
+        f"{report.driver} {report.version} ({report.boundary} boundary), Linux {report.kernel}, uid {report.uid}",
+        None,
+    )
+    yield f"{'control':32} {'contained':>9} {'escaped':>8} {'inconclusive':>13}", None
     for control, results in by_control(report.results).items():
         counts = [sum(1 for item in results if item.verdict is verdict) for verdict in Verdict]
         worst = Verdict.ESCAPED if counts[1] else Verdict.CONTAINED if counts[0] else Verdict.INCONCLUSIVE
         cells = [f"{count or '-':>{size}}" for count, size in zip(counts, (9, 8, 13), strict=True)]
-        yield click.style(f"{control:32} {' '.join(cells)}", fg=_COLORS[worst])
+        yield f"{control:32} {' '.join(cells)}", worst
     for verdict in (Verdict.CONTAINED, Verdict.INCONCLUSIVE, Verdict.ESCAPED):
         if verdict is Verdict.CONTAINED and not verbose:
             continue
         for item in report.of(verdict):
             yield from _details(item, width)
-    yield ""
+    yield "", None
     counts_text = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in Verdict)
     worst = Verdict.ESCAPED if report.count(Verdict.ESCAPED) else Verdict.CONTAINED
-    yield click.style(f"{counts_text} of {len(report.results)} probes in {report.seconds:.1f} s", fg=_COLORS[worst])
+    yield f"{counts_text} of {len(report.results)} probes in {report.seconds:.1f} s", worst
 
 
-def _details(item: ProbeResult, width: int) -> Iterator[str]:
-    yield ""
-    yield click.style(f"{item.verdict}: {item.id}", fg=_COLORS[item.verdict]) + f"  {item.title}"
+def _details(item: ProbeResult, width: int) -> Iterator[tuple[str, Verdict | None]]:
+    yield "", None
+    yield f"{item.verdict}: {item.id}  {item.title}", item.verdict
     for name, text in (("why", item.reason), ("inside", item.inside), ("outside", item.outside)):
         if text and (name == "why" or text != item.reason):
-            yield from textwrap.wrap(
+            for line in textwrap.wrap(
                 f"{name}: {printable(text)}", max(width, 40), initial_indent="  ", subsequent_indent="    "
-            )
+            ):
+                yield line, None
 
 
 def by_control(results: Sequence[ProbeResult]) -> dict[str, list[ProbeResult]]:

@@ -231,13 +231,6 @@ _ENDS: Final = (
         scenario="freeze",
         alone=True,
     ),
-    Probe(
-        name="core-dump",
-        control="process.kill-tree",
-        title="Leave a core dump on the host",
-        program="process/dump.py",
-        outside=HOST,
-    ),
 )
 
 PROCESS: Final = (*_OTHERS, *_IPC, *_IDENTITY, *_INHERITED, *_ENDS)

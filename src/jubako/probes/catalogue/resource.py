@@ -78,6 +78,7 @@ _MEMORY: Final = (
     _memory("one-process", "Use far more memory than allowed", "anonymous"),
     _memory("heap", "Use far more memory than allowed on the heap", "anonymous", heap="1"),
     _memory("shared", "Use shared memory", "shared"),
+    _memory("system-v", "Use shared memory that stays when its process ends", "system-v", _ENFORCED),
     _memory("memory-file", "Use memory by an unnamed file", "file", _ENFORCED),
     replace(_memory("locked", "Lock memory", "locked"), outside=CALLER),
     _bomb(
@@ -132,6 +133,13 @@ _DISK: Final = (
         profile=_TIGHT,
         alone=True,
         death=True,
+    ),
+    Probe(
+        name="core-dump",
+        control="resource.disk",
+        title="Leave a core dump on the host",
+        program="resource/core_dump.py",
+        outside=HOST,
     ),
     Probe(
         name="disk",

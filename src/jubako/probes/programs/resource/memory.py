@@ -27,6 +27,21 @@ def file():
         os.write(fd, b"x" * (1 << 20))
 
 
+def system_v():
+    import ctypes
+
+    library = libc()
+    library.shmat.restype = ctypes.c_void_p
+    library.shmdt.argtypes = [ctypes.c_void_p]
+    for _ in range(size >> 23):
+        number = call("shmget", 0, 8 << 20, 0o1600)
+        address = library.shmat(number, None, 0)
+        if address in (None, ctypes.c_void_p(-1).value):
+            raise MemoryError
+        ctypes.memset(address, 1, 8 << 20)
+        library.shmdt(address)
+
+
 def locked():
     import ctypes
 
@@ -35,7 +50,7 @@ def locked():
 
 
 try:
-    {"anonymous": anonymous, "shared": shared, "file": file, "locked": locked}[how]()
+    {"anonymous": anonymous, "shared": shared, "file": file, "locked": locked, "system-v": system_v}[how]()
 except (MemoryError, OSError, ValueError) as error:
     contained("refused (%s)" % word(error))
 escaped("used %s MiB (%s)" % (ARG["mib"], how))
