@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -134,12 +135,18 @@ class BwrapInstance:
         return await self._live("connect").connect(port)
 
     async def usage(self) -> Usage:
+        """Return what was used, seen from outside; what that can't tell is asked of the agent."""
         session = self._live("usage")
-        reported = await session.usage()
-        group = self._launched.cgroup if self._launched else None
-        if group is None:
-            return reported
+        launched = self._launched
+        group = launched.cgroup if launched else None
+        if launched is None or group is None:
+            return await session.usage()
         seen = group.usage()
+        disk = self._disk(launched)
+        if disk is None or None in {seen.cpu_seconds, seen.memory, seen.memory_peak, seen.processes}:
+            reported = await session.usage()
+        else:
+            reported = Usage(datetime.now(UTC), None, None, None, None, disk)
         return Usage(
             at=datetime.now(UTC),
             cpu=reported.cpu if seen.cpu_seconds is None else timedelta(seconds=seen.cpu_seconds),
@@ -148,6 +155,17 @@ class BwrapInstance:
             processes=seen.processes if seen.processes is not None else reported.processes,
             disk=reported.disk,
         )
+
+    def _disk(self, launched: Launched) -> int | None:
+        """Return the bytes in the workspace, or None where the sandbox's root may not be looked into.
+
+        The path can't lead elsewhere: it is a mount point below a read-only root.
+        """
+        try:
+            space = os.statvfs(f"/proc/{launched.pid}/root{self._plan.spec.policy.files.workspace}")
+        except OSError:
+            return None
+        return (space.f_blocks - space.f_bfree) * space.f_frsize
 
     async def pause(self) -> None:
         """Freeze everything inside. Raises SandboxStateError where no freezer is."""
