@@ -53,7 +53,7 @@ def policies(draw: st.DrawFn) -> Policy:
     data["output"]["on_limit"] = draw(st.sampled_from(["truncate", "kill"]))
     mounts = [
         {"source": draw(st.sampled_from(SOURCES)), "target": target, "access": draw(st.sampled_from(["ro", "rw"]))}
-        for target in draw(st.lists(st.sampled_from(PLACES), unique=True, max_size=4))
+        for target in sorted(draw(st.lists(st.sampled_from(PLACES), unique=True, max_size=4)))
     ]
     data["files"] |= {"mounts": mounts, "hide": draw(st.lists(st.sampled_from(PLACES), max_size=2))}
     data["syscalls"] = {"deny": draw(st.lists(st.sampled_from(CALLS), max_size=2))}

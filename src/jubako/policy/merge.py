@@ -18,7 +18,6 @@ from jubako.policy.load import invalid_policy
 from jubako.policy.model import (
     AcceptWeaker,
     DataPolicy,
-    EnvironmentPolicy,
     FilePolicy,
     Mount,
     OutputPolicy,
@@ -26,8 +25,6 @@ from jubako.policy.model import (
     Relaxation,
     ResourcePolicy,
     SecretClause,
-    SyscallPolicy,
-    TimePolicy,
     WritableMount,
 )
 
@@ -51,20 +48,24 @@ def merge(first: Policy, second: Policy) -> Policy:
     if first.driver_options != second.driver_options:
         raise _conflict("driver_options", "can't be compared, so they must be equal")
     try:
-        return Policy(
-            files=_files(first.files, second.files),
-            syscalls=SyscallPolicy(deny=_union(first.syscalls.deny, second.syscalls.deny)),
-            resources=_resources(first.resources, second.resources),
-            environment=EnvironmentPolicy(variables=_variables(first, second)),
-            time=TimePolicy(
-                exec=min(first.time.exec, second.time.exec), sandbox=min(first.time.sandbox, second.time.sandbox)
-            ),
-            output=_output(first.output, second.output),
-            secrets=_secrets(first.secrets, second.secrets),
-            data=_data(first.data, second.data),
-            require=_require(first.require, second.require),
-            relaxations=_relaxations(first, second),
-            driver_options=first.driver_options,
+        # As plain data, so that an error names the field with its whole path.
+        return Policy.model_validate(
+            {
+                "files": _files(first.files, second.files),
+                "syscalls": {"deny": _union(first.syscalls.deny, second.syscalls.deny)},
+                "resources": _resources(first.resources, second.resources),
+                "environment": {"variables": _variables(first, second)},
+                "time": {
+                    "exec": min(first.time.exec, second.time.exec),
+                    "sandbox": min(first.time.sandbox, second.time.sandbox),
+                },
+                "output": _output(first.output, second.output),
+                "secrets": _secrets(first.secrets, second.secrets),
+                "data": _data(first.data, second.data),
+                "require": _require(first.require, second.require),
+                "relaxations": _relaxations(first, second),
+                "driver_options": first.driver_options,
+            }
         )
     except ValidationError as error:
         raise invalid_policy(error, "merged policy") from error
@@ -98,7 +99,7 @@ def _visible(files: FilePolicy) -> dict[tuple[str, str], Mount]:
     }
 
 
-def _files(first: FilePolicy, second: FilePolicy) -> FilePolicy:
+def _files(first: FilePolicy, second: FilePolicy) -> dict[str, object]:
     if first.workspace != second.workspace:
         raise _conflict("files.workspace", f"{first.workspace} and {second.workspace} differ")
     ours, theirs = _visible(first), _visible(second)
@@ -107,17 +108,17 @@ def _files(first: FilePolicy, second: FilePolicy) -> FilePolicy:
     hide = _outermost({*first.hide, *second.hide, *dropped})
     if any(_covers(place, first.workspace) for place in hide):
         raise _conflict("files.mounts", f"only one of them shows a host directory at {first.workspace}")
-    return FilePolicy(
-        workspace=first.workspace,
-        workspace_size=min(first.workspace_size, second.workspace_size),
-        tmp_size=min(first.tmp_size, second.tmp_size),
-        mounts=tuple(
+    return {
+        "workspace": first.workspace,
+        "workspace_size": min(first.workspace_size, second.workspace_size),
+        "tmp_size": min(first.tmp_size, second.tmp_size),
+        "mounts": tuple(
             mount
             for (_, target), mount in sorted(kept.items(), key=lambda item: item[1].target)
             if not any(_covers(place, target) for place in hide)
         ),
-        hide=hide,
-    )
+        "hide": hide,
+    }
 
 
 def _outermost(paths: set[str]) -> tuple[str, ...]:
@@ -129,16 +130,16 @@ def _outermost(paths: set[str]) -> tuple[str, ...]:
     return tuple(sorted(kept))
 
 
-def _resources(first: ResourcePolicy, second: ResourcePolicy) -> ResourcePolicy:
-    return ResourcePolicy(
-        memory=min(first.memory, second.memory),
-        swap=min(first.swap, second.swap),
-        processes=min(first.processes, second.processes),
-        cpus=min(first.cpus, second.cpus),
-        open_files=min(first.open_files, second.open_files),
-        inodes=min(first.inodes, second.inodes),
-        io_bytes_per_second=_least(first.io_bytes_per_second, second.io_bytes_per_second),
-    )
+def _resources(first: ResourcePolicy, second: ResourcePolicy) -> dict[str, object]:
+    return {
+        "memory": min(first.memory, second.memory),
+        "swap": min(first.swap, second.swap),
+        "processes": min(first.processes, second.processes),
+        "cpus": min(first.cpus, second.cpus),
+        "open_files": min(first.open_files, second.open_files),
+        "inodes": min(first.inodes, second.inodes),
+        "io_bytes_per_second": _least(first.io_bytes_per_second, second.io_bytes_per_second),
+    }
 
 
 def _variables(first: Policy, second: Policy) -> dict[str, str]:
@@ -146,9 +147,9 @@ def _variables(first: Policy, second: Policy) -> dict[str, str]:
     return {name: value for name, value in sorted(first.environment.variables.items()) if theirs.get(name) == value}
 
 
-def _output(first: OutputPolicy, second: OutputPolicy) -> OutputPolicy:
+def _output(first: OutputPolicy, second: OutputPolicy) -> dict[str, object]:
     kill = "kill" in {first.on_limit, second.on_limit}
-    return OutputPolicy(max_bytes=min(first.max_bytes, second.max_bytes), on_limit="kill" if kill else "truncate")
+    return {"max_bytes": min(first.max_bytes, second.max_bytes), "on_limit": "kill" if kill else "truncate"}
 
 
 def _secrets(first: dict[str, SecretClause], second: dict[str, SecretClause]) -> dict[str, SecretClause]:
@@ -164,13 +165,13 @@ def _secrets(first: dict[str, SecretClause], second: dict[str, SecretClause]) ->
     return kept
 
 
-def _data(first: DataPolicy, second: DataPolicy) -> DataPolicy:
+def _data(first: DataPolicy, second: DataPolicy) -> dict[str, object]:
     """All labels of both; regions allowed by both, where stating none means any."""
     regions = {*first.regions} & {*second.regions} if first.regions and second.regions else None
     if regions is not None and not regions:
         raise _conflict("data.regions", "no region is allowed by both")
     stated = regions if regions is not None else {*first.regions, *second.regions}
-    return DataPolicy(labels=_union(first.labels, second.labels), regions=tuple(sorted(stated)))
+    return {"labels": _union(first.labels, second.labels), "regions": tuple(sorted(stated))}
 
 
 def _require(first: dict[str, Requirement], second: dict[str, Requirement]) -> dict[str, Requirement]:

@@ -6,7 +6,6 @@ strings such as ``"512MiB"``; times are seconds and accept ``"5m"``.
 
 from __future__ import annotations
 
-from collections import Counter
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
@@ -149,11 +148,18 @@ class FilePolicy(Model):
 
     @field_validator("mounts")
     @classmethod
-    def _one_each(cls, value: tuple[Mount, ...]) -> tuple[Mount, ...]:
-        targets = Counter(mount.target for mount in value)
-        if twice := [target for target, count in targets.items() if count > 1]:
-            msg = f"two mounts have the target {', '.join(twice)}"
-            raise ValueError(msg)
+    def _in_order(cls, value: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        """Mounts are made in the order given, so a later one must not cover an earlier one."""
+        for index, mount in enumerate(value):
+            covered = next(
+                (item for item in value[:index] if PurePosixPath(item.target).is_relative_to(mount.target)), None
+            )
+            if covered is not None:
+                text = "two mounts have the target {target}"
+                if covered.target != mount.target:
+                    text = "{target} would cover the mount at {covered} before it; put it first"
+                context = {"target": mount.target, "covered": covered.target, "place": ("files", "mounts", index)}
+                raise PydanticCustomError("covered_mount", text, context)
         return value
 
     @model_validator(mode="after")
