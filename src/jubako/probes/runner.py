@@ -92,7 +92,7 @@ async def run_probes(
     registry = DriverRegistry() if driver is None or isinstance(driver, str) else OneDriver(driver)
     name = driver if isinstance(driver, str) else driver.name if driver is not None else None
     async with AsyncExitStack() as stack:
-        runtime = await stack.enter_async_context(Runtime(registry=registry))
+        runtime = await stack.enter_async_context(Runtime(registry=registry, findings=False))
         ground = await stack.enter_async_context(open_ground())
         run = _Run(runtime, ground, boundary, name)
         stack.push_async_callback(run.aclose)
@@ -240,7 +240,7 @@ class _Run:
             runtime = self._runtime
             if probe.scenario == "mistake":
                 mistaken = MistakenDriver(self._loaded_driver(), str(self._ground.granted))
-                runtime = await stack.enter_async_context(Runtime(registry=OneDriver(mistaken)))
+                runtime = await stack.enter_async_context(Runtime(registry=OneDriver(mistaken), findings=False))
             box = self._new(probe.profile, runtime)
             stack.push_async_callback(box.destroy)
             await box.start()

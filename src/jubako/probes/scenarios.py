@@ -120,7 +120,7 @@ async def _race_outside(scene: Scene) -> Finding:
         end = time.monotonic() + _STARTED
         door = Path(command.cwd) / "door"
         while time.monotonic() < end:
-            if seen := _careless(scene, door) or _sprung(scene, trap):
+            if seen := await _careless(scene, door) or _sprung(scene, trap):
                 return escaped(f"a careless host fell for it: {seen}")
             await anyio.lowlevel.checkpoint()
     finally:
@@ -128,13 +128,15 @@ async def _race_outside(scene: Scene) -> Finding:
     return inconclusive("the race was not won outside either")
 
 
-def _careless(scene: Scene, door: Path) -> str:
-    """Use the files as a host would that checks first and acts afterwards."""
+async def _careless(scene: Scene, door: Path) -> str:
+    """Use the files as a host would that checks first and acts a moment later."""
+    if door.is_symlink():  # noqa: ASYNC240  # quick calls on local files, here and below
+        return ""
+    await anyio.sleep(0.0005)
     with suppress(OSError):
         if scene.probe.arguments["how"] == "link":
-            if not door.is_symlink() and scene.ground.mark in (door / "file").read_text():
-                return "it read the marked file"
-        elif not door.is_symlink() and door.is_file():
+            return "it read the marked file" if scene.ground.mark in (door / "file").read_text() else ""
+        if door.is_file():  # noqa: ASYNC240
             with door.open("r+") as file:
                 file.write("overwritten")
     return ""
