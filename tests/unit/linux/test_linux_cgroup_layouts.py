@@ -198,6 +198,17 @@ def test_a_group_further_up_is_used_when_ours_hands_nothing_down(machine: Machin
     assert support.how == dict.fromkeys(Ability, Mechanism.V2)
 
 
+def test_a_group_with_processes_is_never_turned_into_a_tree_of_threads(machine: Machine) -> None:
+    """The kernel would let us enable cpu and pids there, and the group could hold no other groups of processes."""
+    for name, text in (("cgroup.type", "domain\n"), ("cgroup.procs", "1\n2\n"), ("cgroup.subtree_control", "")):
+        (machine.own / name).write_text(text)
+    support = machine.probe()
+    assert [item.base for item in support.hierarchies] == [str(machine.own.parent)]
+    assert (machine.own / "cgroup.subtree_control").read_text() == ""
+    assert machine.probe(parent="/app.slice/job.service").how.keys() == {Ability.FREEZE, Ability.KILL}
+    assert (machine.own / "cgroup.subtree_control").read_text() == ""
+
+
 def test_given_parent_is_used(machine: Machine) -> None:
     given = machine.point / "delegated"
     given.mkdir()

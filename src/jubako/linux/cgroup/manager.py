@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from contextlib import suppress
@@ -250,29 +249,30 @@ def make_parents(hierarchies: Iterable[Hierarchy], tree: Tree) -> None:
 def enable_controllers(directory: str, wanted: Iterable[str], tree: Tree, *, may_move: bool = True) -> frozenset[str]:
     """Hand ``wanted`` v2 controllers down to the children of ``directory``; return those that are.
 
-    A group with processes of its own can't hand controllers down. Where all of them are ours (a
-    delegated scope or service), they move to a sibling of our parent first.
+    A group with processes of its own can't do that. Where the only one is ours (a delegated scope or
+    service), it moves to a sibling of our parent first, if it may.
     """
     path = f"{directory}/cgroup.subtree_control"
     enabled = frozenset(read(path).split())
-    offered = frozenset(read(f"{directory}/cgroup.controllers").split())
-    for controller in sorted((frozenset(wanted) & offered) - enabled):
-        try:
+    missing = (frozenset(wanted) & frozenset(read(f"{directory}/cgroup.controllers").split())) - enabled
+    # The kernel would accept some controllers (cpu, pids) beside processes, but then the group and all below
+    # turn into a tree of threads, in which no process group of ours can live. Only the root has no type.
+    if missing and os.access(f"{directory}/cgroup.type", os.F_OK):
+        processes = read(f"{directory}/cgroup.procs").split()
+        if processes and not (may_move and processes == [str(os.getpid())] and _step_aside(directory, tree)):
+            return enabled
+    for controller in sorted(missing):
+        with suppress(OSError):  # not available after all: the caller sees it missing
             write(path, f"+{controller}")
-        except OSError as error:
-            if error.errno != errno.EBUSY or not may_move or not _step_aside(directory, tree):
-                continue
-            with suppress(OSError):
-                write(path, f"+{controller}")
     return frozenset(read(path).split())
 
 
 def _step_aside(directory: str, tree: Tree) -> bool:
-    own = os.getpid()
-    if {int(line) for line in read(f"{directory}/cgroup.procs").split()} != {own}:
-        return False
     target = f"{directory}/{PARENT}.self"
-    with suppress(FileExistsError):
-        tree.make(target)
-    write(f"{target}/cgroup.procs", str(own))
+    try:
+        with suppress(FileExistsError):
+            tree.make(target)
+        write(f"{target}/cgroup.procs", str(os.getpid()))
+    except OSError:
+        return False
     return True
