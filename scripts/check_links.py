@@ -19,11 +19,13 @@ def anchor(heading: str) -> str:
 
 
 def anchors(page: Path) -> set[str]:
+    """Return the ids of all headings of a page."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     return {anchor(heading) for heading in HEADING.findall(text)}
 
 
 def problems(page: Path) -> list[str]:
+    """Return what is wrong with the links of a page."""
     found = []
     for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         if re.match(r"^[a-z]+:", target):

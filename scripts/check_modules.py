@@ -13,13 +13,13 @@ EXEMPT = ("/_generated/", "/programs/")
 
 
 def tracked() -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "*.py"], capture_output=True, text=True, check=True
-    ).stdout.split()
+    """Return the modules that the limits hold for."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], capture_output=True, text=True, check=True).stdout.split()
     return [Path(name) for name in listed if not any(part in f"/{name}" for part in EXEMPT) and Path(name).exists()]
 
 
 def problems(path: Path) -> list[str]:
+    """Return what is too large in a module."""
     text = path.read_text(encoding="utf-8")
     found = []
     lines = text.count("\n")

@@ -5,7 +5,7 @@ JubakoError
 ├── BoundaryError: DriverUnavailableError, PolicyNotEnforceableError, LaunchError, InstanceLostError, ProtocolError
 ├── LifecycleError: SandboxNotFoundError, SandboxStateError, SandboxExpiredError, NameTakenError
 ├── ExecutionError: ExecTimeoutError, OutputLimitError, CommandFailedError
-├── GuestError: GuestFileError (+ FileNotFoundError, PermissionError, ... twins), FileTooLargeError, GuestConnectionError
+├── GuestError: GuestFileError (+ twins of FileNotFoundError, ...), FileTooLargeError, GuestConnectionError
 ├── DeniedError
 ├── LimitError
 ├── LedgerError
@@ -14,9 +14,11 @@ JubakoError
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "BoundaryError",

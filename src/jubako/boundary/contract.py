@@ -14,18 +14,19 @@ Rules that the conformance suite (``jubako.testing.conformance``) checks:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
-
-from anyio.abc import ByteReceiveStream, ByteSendStream, ByteStream, TaskGroup
 
 from jubako._lib.levels import Enforcement
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from datetime import datetime, timedelta
+    from pathlib import Path, PurePosixPath
+
+    from anyio.abc import ByteReceiveStream, ByteSendStream, ByteStream, TaskGroup
+
     from jubako.events import EventData
     from jubako.policy import SandboxSpec
 
@@ -255,13 +256,25 @@ class Process(Protocol):
     """A program running inside. Streams give bytes; the caller must read them or the program blocks."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The program's id, of its own within the sandbox."""
+        ...
+
     @property
-    def stdin(self) -> ByteSendStream | None: ...
+    def stdin(self) -> ByteSendStream | None:
+        """Where input goes; None unless the request asked for it."""
+        ...
+
     @property
-    def stdout(self) -> ByteReceiveStream: ...
+    def stdout(self) -> ByteReceiveStream:
+        """What it writes; with a terminal everything."""
+        ...
+
     @property
-    def stderr(self) -> ByteReceiveStream: ...
+    def stderr(self) -> ByteReceiveStream:
+        """What it writes to its error output; with a terminal at its end at once."""
+        ...
+
     async def wait(self) -> ExitStatus:
         """Return how the program ended; again and again the same."""
         ...
@@ -327,9 +340,15 @@ class Instance(Protocol):
     """One sandbox made by a driver."""
 
     @property
-    def ref(self) -> InstanceRef: ...
+    def ref(self) -> InstanceRef:
+        """What names this instance across a crash."""
+        ...
+
     @property
-    def files(self) -> Files: ...
+    def files(self) -> Files:
+        """The files inside."""
+        ...
+
     async def start(self) -> None:
         """Start the first process inside; afterwards ``exec`` and ``files`` work."""
         ...
@@ -358,8 +377,13 @@ class Instance(Protocol):
 class EgressLink(Protocol):
     """The broker's side of one sandbox's network; none exists until the egress broker does."""
 
-    async def attach(self, netns: Path | None) -> Mapping[str, str]: ...
-    async def detach(self) -> None: ...
+    async def attach(self, netns: Path | None) -> Mapping[str, str]:
+        """Wire the sandbox to the broker; return the variables that programs inside need."""
+        ...
+
+    async def detach(self) -> None:
+        """Cut the sandbox off; idempotent."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,36 +453,49 @@ class SnapshotRef:
 class Pausable(Protocol):
     """Instances whose driver reports ``Feature.PAUSE``: nothing inside runs between the two calls."""
 
-    async def pause(self) -> None: ...
-    async def resume(self) -> None: ...
+    async def pause(self) -> None:
+        """Freeze everything inside."""
+        ...
+
+    async def resume(self) -> None:
+        """Let everything inside go on."""
+        ...
 
 
 @runtime_checkable
 class Snapshottable(Protocol):
     """Instances that can be written down and restored."""
 
-    async def snapshot(self, *, memory: bool) -> SnapshotRef: ...
+    async def snapshot(self, *, memory: bool) -> SnapshotRef:
+        """Write the sandbox down, with its memory if asked for."""
+        ...
 
 
 @runtime_checkable
 class Restorer(Protocol):
     """Drivers that make an instance from a snapshot."""
 
-    async def restore(self, ref: SnapshotRef, plan: Plan, ctx: DriverContext) -> Instance: ...
+    async def restore(self, ref: SnapshotRef, plan: Plan, ctx: DriverContext) -> Instance:
+        """Make an instance from a snapshot."""
+        ...
 
 
 @runtime_checkable
 class Forkable(Protocol):
     """Instances that can be multiplied while they run."""
 
-    async def fork(self, count: int, ctx: DriverContext) -> Sequence[Instance]: ...
+    async def fork(self, count: int, ctx: DriverContext) -> Sequence[Instance]:
+        """Make ``count`` instances that go on from here, each with an identity of its own."""
+        ...
 
 
 @runtime_checkable
 class Attestable(Protocol):
     """Instances that can prove what they run on."""
 
-    async def evidence(self, nonce: bytes) -> bytes: ...
+    async def evidence(self, nonce: bytes) -> bytes:
+        """Return evidence of what this runs on, bound to ``nonce``."""
+        ...
 
 
 @runtime_checkable
