@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -462,3 +463,73 @@ def test_recorded_events_come_back_as_the_model_says(path: Path) -> None:
     assert back == Event.model_validate(event.model_dump())
     assert isinstance(back.data, ExecStarted)
     assert back.data.argv == ("echo", "é\\udcff")
+
+
+def test_reading_stops_with_an_error_where_the_chain_breaks(path: Path) -> None:
+    fill(path, 3)
+    path.write_bytes(b"".join([*lines(path)[:2], b"{}\n"]))
+    reading = read_ledger(path)
+    assert [next(reading)["id"], next(reading)["id"]] == ["0", "1"]
+    with pytest.raises(LedgerError, match=r"audit\.jsonl:3: not a line"):
+        next(reading)
+
+
+def test_reading_leaves_out_half_a_line(path: Path) -> None:
+    fill(path, 2)
+    with path.open("ab") as file:
+        file.write(b'{"event"')
+    assert len(list(read_ledger(path))) == 2
+
+
+def test_a_busy_lock_is_waited_for_and_then_given_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jubako.sinks.ledger._LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr("jubako.sinks.verify._LOCK_PATIENCE", 0.05)
+    with Ledger(path) as ledger:
+        ledger.append({})
+        with path.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            with pytest.raises(LedgerError, match="another process holds the lock"):
+                ledger.append({})
+            report = verify_ledger(path)
+            assert report.ok
+            assert any("busy writer" in note for note in report.not_checked)
+        ledger.append({})
+    assert verify_ledger(path).events == 2
+
+
+def test_everything_removed_but_the_key_shows(path: Path) -> None:
+    fill(path, 3)
+    path.write_bytes(b"")
+    companion(path, "head").unlink()
+    assert problem(path) == (ProblemKind.HEAD_CHANGED, 0)
+    assert verify_ledger(path, find_key=False).ok, "without key and head an empty file says nothing"
+    with pytest.raises(LedgerError):
+        Ledger(path)
+
+
+def test_a_head_of_another_key_on_an_empty_ledger_shows(path: Path, tmp_path: Path) -> None:
+    fill(path, 0)
+    fill(tmp_path / "other.jsonl", 0)
+    companion(tmp_path / "other.jsonl", "head").rename(companion(path, "head"))
+    assert problem(path) == (ProblemKind.KEY_MISMATCH, 0)
+
+
+def test_a_crash_between_head_and_key_of_a_new_ledger_is_mended(path: Path) -> None:
+    fill(path, 0)
+    companion(path, "key").rename(companion(path, "key.new"))
+    fill(path, 2)
+    assert verify_ledger(path).events == 2
+
+
+def test_an_old_head_with_all_lines_there_shows_and_is_mended(path: Path) -> None:
+    """What a power cut can leave, when the head did not reach the disk but the lines did."""
+    fill(path, 1)
+    before = companion(path, "head").read_bytes()
+    fill(path, 4)
+    companion(path, "head").write_bytes(before)
+    assert problem(path) == (ProblemKind.HEAD_CHANGED, 0)
+    found: list[LedgerRecovery] = []
+    with Ledger(path, on_recovery=found.append):
+        pass
+    assert [(item.kind, item.line, item.count) for item in found] == [("adopted", 2, 4)]
+    assert verify_ledger(path).ok
