@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import suppress
@@ -349,3 +350,30 @@ async def test_explain_and_doctor_start_nothing(state_home: Path) -> None:
     assert (driver.name, driver.available, driver.usable, report.ok) == ("bwrap", True, True, True)
     assert {control.control for control in driver.controls} >= {"fs.ro-root", "net.default-deny", "time.sandbox"}
     assert not (state_home / "run").exists()
+
+
+async def test_what_probes_found_is_on_the_card_and_an_escape_refuses_the_launch(state_home: Path) -> None:
+    async with AsyncSandbox() as box:
+        version = box.card().boundary.version
+        assert box.card().probes is None
+    kept = state_home / "probes" / "bwrap.json"
+    kept.parent.mkdir(mode=0o700)
+    document: dict[str, object] = {
+        "schema_version": 1,
+        "version": version,
+        "kernel": os.uname().release,
+        "uid": os.geteuid(),
+        "started": "2026-01-02T03:04:05+00:00",
+        "complete": True,
+        "results": [{"control": "fs.ro-root", "verdict": "contained"}],
+    }
+    kept.write_text(json.dumps(document))
+    async with Runtime() as runtime:
+        async with AsyncSandbox(runtime=runtime) as box:
+            assert box.card().probes is not None
+            assert (await async_explain()).digest == box.card().digest
+        kept.write_text(json.dumps({**document, "results": [{"control": "fs.ro-root", "verdict": "escaped"}]}))
+        with pytest.raises(PolicyNotEnforceableError, match="a containment probe escaped"):
+            await AsyncSandbox(runtime=runtime).start()
+    async with Runtime(findings=False) as runtime, AsyncSandbox(runtime=runtime) as box:
+        assert box.card().probes is None

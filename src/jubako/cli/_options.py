@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
@@ -73,8 +72,8 @@ def boundary_options(function: F) -> F:
         click.option("--template", default="host", show_default=True, help="The root file system."),
         click.option(
             "--policy",
-            type=click.Path(path_type=Path),
-            help="File with the policy (TOML or YAML); safe defaults without.",
+            metavar="FILE|PRESET",
+            help="The policy: a TOML or YAML file, or a preset; safe defaults without.",
         ),
         click.option("--driver", help="A driver by name, instead of the boundary's first that works."),
         click.option(

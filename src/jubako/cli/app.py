@@ -89,9 +89,10 @@ def run(arguments: list[str]) -> int:
 
 def _innermost(error: BaseException) -> BaseException:
     """Return the one error that a task group wrapped."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    inner = cast("tuple[BaseException, ...]", error.exceptions)
+    return _innermost(inner[0]) if len(inner) == 1 else cast("BaseException", error)
 
 
 def _tell(failure: Exception, settings: Settings) -> int:
@@ -104,10 +105,11 @@ def _tell(failure: Exception, settings: Settings) -> int:
         import traceback
 
         traceback.print_exception(failure)
+    details: Mapping[str, object] = {}
     if isinstance(error, JubakoError):
         code, message, hint, details, status = error.code, error.message, error.hint, error.details, error.exit_status
     else:
-        code, message, details, status = "internal-error", f"{type(error).__name__}: {error}", {}, EXIT_JUBAKO
+        code, message, status = "internal-error", f"{type(error).__name__}: {error}", EXIT_JUBAKO
         hint = "this is a bug in jubako; JUBAKO_DEBUG=1 shows where"
     if settings.json:
         _print_json(code, message, hint, details)

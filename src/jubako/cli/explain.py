@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
-
 import click
 
 from jubako.cli._options import boundary_options, colored, json_option, run_async, terminal_width
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["command"]
 
@@ -18,7 +13,7 @@ __all__ = ["command"]
 @click.command("explain")
 @boundary_options
 @json_option
-def command(boundary: str, driver: str | None, policy: Path | None, template: str, *, as_json: bool) -> int:
+def command(boundary: str, driver: str | None, policy: str | None, template: str, *, as_json: bool) -> int:
     """Show which wall a sandbox would have, what the code may touch, and how each control holds here.
 
     Starts nothing. Exits with 1 when a launch under this policy would be refused.

@@ -92,7 +92,7 @@ def _job(
     *,
     boundary: str,
     driver: str | None,
-    policy: Path | None,
+    policy: str | None,
     template: str,
     code: str | None,
     language: str | None,

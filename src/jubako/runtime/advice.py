@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jubako._lib.paths import state_dir
 from jubako.runtime.arguments import build_spec
 from jubako.runtime.planner import Planner
+from jubako.store import ProbeFindings
 
 if TYPE_CHECKING:
     from jubako.boundary.card import Card
@@ -23,7 +25,7 @@ async def async_explain(
     A card may show controls that would refuse the launch: see ``Card.refusals``. Raises
     DriverUnavailableError when no such boundary works here.
     """
-    planner = Planner()
+    planner = Planner(findings=ProbeFindings(state_dir()))
     try:
         spec = build_spec(boundary=boundary, driver=driver, policy=policy, template=template)
         return (await planner.plan(spec)).card

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from jubako.boundary.contract import ExecRequest, TerminalSize
 from jubako.errors import InvalidRequestError
@@ -33,6 +33,10 @@ def as_policy(policy: PolicyLike) -> Policy:
         return policy
     if isinstance(policy, Mapping):
         return _policy_of(policy)
+    if isinstance(policy, str) and "/" not in policy and "." not in policy:
+        from jubako.policy.presets import preset
+
+        return preset(policy)
     from jubako.policy.load import load_policy
 
     return load_policy(policy)
@@ -90,7 +94,8 @@ def build_request(
     max_output: int | None = None,
 ) -> ExecRequest:
     """Return the checked request for one program. Raises InvalidRequestError."""
-    if isinstance(argv, (str, bytes)) or not argv or not all(isinstance(item, str) for item in argv):
+    words = cast("Sequence[object]", argv)  # whatever callers without a type checker may give
+    if isinstance(words, (str, bytes)) or not words or not all(isinstance(item, str) for item in words):
         msg = "a program is a list of strings: its name and its arguments"
         raise InvalidRequestError(msg, hint='for a shell line use run("...", language="bash")')
     if any("\0" in item for item in argv):
@@ -115,7 +120,7 @@ def build_request(
 def _bounded(name: str, value: Seconds, limit: float, field: str) -> float:
     if value is None:
         return limit
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    seconds = cast("object", value.total_seconds() if isinstance(value, timedelta) else value)
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds > 0:
         msg = f"{name} is a number of seconds above 0"
         raise InvalidRequestError(msg, details={name: str(value)})

@@ -11,7 +11,7 @@ import anyio
 from jubako.errors import JubakoError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Generator
 
     from jubako.runtime.streams import AsyncReader
 
@@ -57,7 +57,7 @@ class Attendance:
             await take(chunk)
 
     @contextmanager
-    def until_end(self) -> Iterator[None]:
+    def until_end(self) -> Generator[None]:
         """Leave the block when the program ends."""
         with anyio.CancelScope() as scope:
             self._until_end.add(scope)

@@ -18,7 +18,7 @@ from jubako.runtime.lifecycle import TRANSITIONS, Lifecycle, SandboxState
 from jubako.store import SandboxRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from anyio.abc import ByteStream, TaskGroup
@@ -121,14 +121,14 @@ class ManagedSandbox:
     # While it lives.
 
     @contextmanager
-    def using(self, call: str, *states: SandboxState) -> Iterator[Instance]:
+    def using(self, call: str, *states: SandboxState) -> Generator[Instance]:
         """Yield the instance for one call. Raises SandboxStateError and its kin where the state forbids it."""
         self.lifecycle.require(call, *(states or (_RUNNING,)))
         with self.losing(call):
             yield cast("Instance", self._instance)
 
     @contextmanager
-    def losing(self, call: str) -> Iterator[None]:
+    def losing(self, call: str) -> Generator[None]:
         """Say why the instance was lost, where the runtime knows better than the driver."""
         try:
             yield

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jubako.boundary.card import Card
     from jubako.boundary.contract import BoundaryKind, ControlResult, Driver, Plan, ProbeReport, Reason
     from jubako.boundary.registry import DriverEntry
+    from jubako.store import ProbeFindings
 
 __all__ = ["DoctorReport", "DriverHealth", "Planned", "Planner"]
 
@@ -71,9 +72,10 @@ class DoctorReport:
 class Planner:
     """Decides, and starts nothing."""
 
-    def __init__(self, registry: DriverRegistry | None = None) -> None:
+    def __init__(self, registry: DriverRegistry | None = None, findings: ProbeFindings | None = None) -> None:
         self.registry = registry or DriverRegistry()
-        self._remembered: dict[tuple[str, str], tuple[ProbeReport, Planned]] = {}
+        self._findings = findings
+        self._remembered: dict[tuple[str, str], Planned] = {}
 
     async def plan(self, spec: SandboxSpec) -> Planned:
         """Return the plan of the best driver that works here; whether it is good enough is not asked yet.
@@ -93,22 +95,23 @@ class Planner:
     def _planned(self, driver: Driver, spec: SandboxSpec, report: ProbeReport) -> Planned:
         # Plans are pure, so the same spec on the same report needs no second one.
         key = (driver.name, spec.model_dump_json())
+        probes = self._findings.of(driver.name, report.version) if self._findings is not None else None
         known = self._remembered.get(key)
-        if known is not None and known[0] is report:
-            return known[1]
+        if known is not None and known.report is report and known.card.probes is probes:
+            return known
         plan = driver.plan(spec, report)
-        card = build_card(plan, report)
+        card = build_card(plan, report, probes)
         planned = Planned(driver, report, plan, card, card.digest)
         if len(self._remembered) >= _REMEMBERED:
             self._remembered.clear()
-        self._remembered[key] = (report, planned)
+        self._remembered[key] = planned
         return planned
 
     async def decide(self, spec: SandboxSpec) -> Planned:
         """Return the plan, or raise PolicyNotEnforceableError when a required control would not hold."""
         planned = await self.plan(spec)
         if planned.card.refusals:  # the remembered card says the same, without asking every control again
-            require_enforceable(planned.plan)
+            require_enforceable(planned.plan, probes=planned.card.probes)
         return planned
 
     async def doctor(self) -> DoctorReport:

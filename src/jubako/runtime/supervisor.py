@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 import anyio
 
@@ -15,10 +15,10 @@ from jubako.runtime.owner import OwnerLock
 from jubako.runtime.planner import Planner
 from jubako.runtime.reaper import reap_dead_owners
 from jubako.sinks import Ledger
-from jubako.store import StateStore
+from jubako.store import ProbeFindings, StateStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -48,6 +48,8 @@ class Runtime:
         registry: The drivers that may be used; the installed ones when left out.
         sinks: Where events go besides the ledger.
         redactor: Takes known secrets out of events.
+        findings: Whether cards show what containment probes found here, and a control that a probe
+            broke counts as not held. The probes themselves must do without.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Runtime:
         registry: DriverRegistry | None = None,
         sinks: Iterable[Sink] = (),
         redactor: Redactor | None = None,
+        findings: bool = True,
     ) -> None:
-        self.planner = Planner(registry)
-        self._state = state
+        self._state = private_dir(state) if state is not None else state_dir()
+        self.planner = Planner(registry, ProbeFindings(self._state) if findings else None)
         self._sinks = tuple(sinks)
         self._redactor = redactor
         self._sandboxes: dict[str, ManagedSandbox] = {}
@@ -166,10 +169,10 @@ class Runtime:
 
     @staticmethod
     def _refused(recorder: Recorder, error: PolicyNotEnforceableError) -> None:
-        found = error.details.get("controls")
-        controls = [str(item["control"]) for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+        found = cast("Sequence[Mapping[str, object]]", error.details.get("controls", ()))
+        controls = tuple(str(item["control"]) for item in found)
         driver = str(error.details.get("driver", ""))
-        recorder.record(None, SandboxRefused(driver=driver, controls=tuple(controls), reason=error.message))
+        recorder.record(None, SandboxRefused(driver=driver, controls=controls, reason=error.message))
 
     def _ready(self) -> tuple[OwnerLock, StateStore, Recorder, TaskGroup]:
         if not self._open or not (self._lock and self._store and self._recorder and self._tasks):
@@ -186,7 +189,7 @@ class Runtime:
                 tasks.cancel_scope.cancel()
 
     def _acquire(self) -> None:
-        state = private_dir(self._state) if self._state is not None else state_dir()
+        state = self._state
         run = private_dir(state / "run")
         for _ in range(_ATTEMPTS):
             self._lock = OwnerLock.acquire(run, short_id())

@@ -72,6 +72,7 @@ def test_policy_from_everything(tmp_path: Path) -> None:
         assert as_policy(given) == policy
     assert as_policy(None) == Policy()
     wrongs: list[PolicyLike] = [{"resource": {}}, str(tmp_path / "absent.toml"), "no-such-preset"]
+    assert as_policy("locked-down").time.exec == 30
     for wrong in wrongs:
         with pytest.raises(InvalidPolicyError):
             as_policy(wrong)
