@@ -85,7 +85,7 @@ async def open_ground() -> AsyncGenerator[Ground]:
     identity = ORDINARY if os.geteuid() == 0 else None
     async with AsyncExitStack() as stack:
         base = Path(tempfile.mkdtemp(prefix="jubako-probe-", dir=_BASE))
-        stack.callback(shutil.rmtree, base, ignore_errors=True)
+        stack.push_async_callback(_remove, base)
         os.chmod(base, 0o755)  # noqa: PTH101, S103  # other users run programs in it
         listeners = Listeners(abstract=base.name, path=base / "service")
         stack.callback(listeners.close)
@@ -105,6 +105,16 @@ async def open_ground() -> AsyncGenerator[Ground]:
         stack.enter_context(_secret_variable(mark))
         stack.enter_context(_open_file(ground))
         yield ground
+
+
+async def _remove(base: Path) -> None:
+    """Remove the run's directory, waiting for a program in it that dies by itself within seconds."""
+    with anyio.CancelScope(shield=True):
+        for _ in range(40):
+            shutil.rmtree(base, ignore_errors=True)
+            if not os.path.lexists(base):  # noqa: ASYNC240  # a quick look at a local name
+                return
+            await anyio.sleep(0.1)
 
 
 @asynccontextmanager
