@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import click
 
 from jubako.cli._options import boundary_options, colored, json_option, run_async, terminal_width
