@@ -71,17 +71,18 @@ def restrict(abi: int, readable: List[bytes], writable: List[bytes]) -> None:
 
 
 def _allow(ruleset: int, path: bytes, rights: int) -> None:
+    fd = -1
     try:
         fd = posix.open(path, posix.O_PATH | posix.O_CLOEXEC)
-    except FileNotFoundError:
-        # Nothing there, nothing to allow.
-        return
-    try:
         if posix.fstat(fd).st_mode & 0o170000 != 0o040000:
             rights &= _FILE_RIGHTS
         native.call("syscall", _ADD_RULE, ruleset, 1, _number(rights, 8) + _number(fd, 4), 0)
+    except FileNotFoundError:
+        # Nothing there, nothing to allow.
+        pass
     except OSError as error:
         number = error.errno or 0
         raise OSError(number, path.decode("utf-8", "replace") + ": " + posix.strerror(number)) from None
     finally:
-        posix.close(fd)
+        if fd >= 0:
+            posix.close(fd)

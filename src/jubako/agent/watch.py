@@ -30,17 +30,18 @@ class _Watcher:
         self.stream = stream
         self.recursive = recursive
         self.fd = native.call("inotify_init1", _FLAGS)
+        self.base = b""
         self.dirs: Dict[int, bytes] = {}
         self.lost = False
         self.last: Tuple[int, bytes] = (-1, b"")
 
-    def add(self, root: int, relative: bytes) -> bool:
-        """Watch one directory through the root's descriptor."""
-        base = b"/proc/self/fd/%d/" % root
+    def add(self, relative: bytes) -> bool:
+        """Watch one directory."""
         if len(self.dirs) >= _MAX_WATCHES:
             return False
+        path = self.base + b"/" + relative
         try:
-            number = native.call("inotify_add_watch", self.fd, base + relative, _MASK | _ONLYDIR)
+            number = native.call("inotify_add_watch", self.fd, path, _MASK | _ONLYDIR | _DONT_FOLLOW)
         except OSError:
             return False
         self.dirs[number] = relative
@@ -70,15 +71,19 @@ class _Watcher:
 
 def watch(stream: JobStream, path: bytes, recursive: int) -> Iterator[bool]:
     """Serve WATCH until the host closes it or the directory itself is removed."""
-    root = files.open_directory(stream.agent.workspace, path)
-    watcher = None
+    watcher = _Watcher(stream, recursive=bool(recursive))
     try:
-        watcher = _Watcher(stream, recursive=bool(recursive))
-        if not watcher.add(root, b""):
-            raise OSError(errno.ENOSPC, "")
+        root = files.open_directory(stream.agent.workspace, path)
+        try:
+            # By name and not through the descriptor: a directory that is held open is never seen to go.
+            watcher.base = posix.readlink(b"/proc/self/fd/%d" % root)
+            if not watcher.add(b""):
+                raise OSError(errno.ENOSPC, "")
+        finally:
+            posix.close(root)
         stream.agent.watch_fd(watcher.fd, select.EPOLLIN, lambda _events: stream.step())
         if recursive:
-            yield from _add_tree(watcher, root, b"", announce=False)
+            yield from _add_tree(watcher, b"", announce=False)
         while True:
             watcher.catch_up()
             try:
@@ -88,43 +93,34 @@ def watch(stream: JobStream, path: bytes, recursive: int) -> Iterator[bool]:
                 continue
             fresh, gone = _handle(watcher, data)
             for relative in fresh:
-                yield from _add_tree(watcher, root, relative, announce=True)
+                yield from _add_tree(watcher, relative, announce=True)
             if gone:
                 return
             yield True
     finally:
-        posix.close(root)
-        if watcher is not None:
-            stream.agent.forget_fd(watcher.fd)
-            posix.close(watcher.fd)
+        stream.agent.forget_fd(watcher.fd)
+        posix.close(watcher.fd)
 
 
-def _add_tree(watcher: _Watcher, root: int, top: bytes, *, announce: bool) -> Iterator[bool]:
+def _add_tree(watcher: _Watcher, top: bytes, *, announce: bool) -> Iterator[bool]:
     """Watch a directory and those below it; what was made before the watch stood is announced."""
     todo = [top]
     while todo:
         relative = todo.pop()
-        if relative and not watcher.add(root, relative):
+        if relative and not watcher.add(relative):
             # Gone again, or more directories than can be watched.
             watcher.lost = True
             continue
         try:
-            fd = posix.open(relative or b".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC, dir_fd=root)
+            with posix.scandir(watcher.base + b"/" + relative) as entries:
+                for entry in entries:
+                    full = relative + b"/" + entry.name if relative else entry.name
+                    if announce:
+                        watcher.tell(wire.CHANGE_CREATED, full)
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(full)
         except OSError:
             continue
-        try:
-            names = [name.encode(sys.getfilesystemencoding(), "surrogateescape") for name in posix.listdir(fd)]
-            for name in names:
-                full = relative + b"/" + name if relative else name
-                if announce:
-                    watcher.tell(wire.CHANGE_CREATED, full)
-                try:
-                    if posix.stat(name, dir_fd=fd, follow_symlinks=False).st_mode & 0o170000 == 0o040000:
-                        todo.append(full)
-                except OSError:
-                    continue
-        finally:
-            posix.close(fd)
         yield True
 
 

@@ -52,8 +52,10 @@ class Machine:
         self.hello: Fields | None = None
         self.ready: Fields | None = None
         self.bye: Fields | None = None
-        self.changed = Latch()
-        """Set at HELLO; replaced by a new one for READY."""
+        self.greeted = Latch()
+        """HELLO has come, or the session is over."""
+        self.prepared = Latch()
+        """READY has come, or the session is over."""
         self.configured = False
         self.streams: dict[int, Exchange] = {}
         self._send = send
@@ -71,7 +73,6 @@ class Machine:
     def configure(self, fields: Sequence[Field]) -> None:
         """Answer HELLO."""
         self.configured = True
-        self.changed = Latch()
         self.send(Message.CONFIG, 0, fields)
 
     def send(self, kind: Message, stream: int, fields: Sequence[Field] = ()) -> None:
@@ -102,7 +103,8 @@ class Machine:
         self.streams.clear()
         for stream in streams:
             stream.fail(error)
-        self.changed.set()
+        self.greeted.set()
+        self.prepared.set()
 
     # -- guest to host ----------------------------------------------------------------------
 
@@ -156,10 +158,10 @@ class Machine:
         fields = decode(message, payload)
         if message is Message.HELLO and self.hello is None:
             self.hello = fields
-            self.changed.set()
+            self.greeted.set()
         elif message is Message.READY and self.configured and self.ready is None:
             self.ready = fields
-            self.changed.set()
+            self.prepared.set()
         elif message is Message.BYE and self.hello is not None:
             self.bye = fields
         else:

@@ -98,14 +98,15 @@ class GuestSession:
 
     async def _handshake(self) -> None:
         machine = self.machine
-        await machine.changed.wait()
-        self._check_start()
+        await machine.greeted.wait()
+        if machine.hello is None:
+            self._check_start()
         hello = cast("tuple[int, str, str, int, int]", machine.hello)
         if hello[0] != PROTOCOL:
             msg = f"the agent speaks protocol {hello[0]}, this host {PROTOCOL}"
             raise LaunchError(msg, hint="rebuild the agent for this version")
         machine.configure(self._config_fields())
-        await machine.changed.wait()
+        await machine.prepared.wait()
         self._check_start()
         features, abi, applied, note = cast("tuple[list[bytes], int, int, str]", machine.ready)
         names = frozenset(name.decode("ascii", "replace") for name in features)

@@ -105,7 +105,7 @@ class Guest:
 
     async def until_alive(self, mark: str, count: int) -> None:
         with anyio.fail_after(20):
-            while await self.alive(mark) != count:
+            while await self.alive(mark) != count:  # noqa: ASYNC110  # another kernel's processes set no event
                 await anyio.sleep(0.02)
 
 
@@ -130,7 +130,7 @@ def _bubblewrap(workspace: str) -> list[str]:
     ]
     for path in ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc"):
         if Path(path).is_symlink():
-            argv += ["--symlink", os.readlink(path), path]
+            argv += ["--symlink", str(Path(path).readlink()), path]
         elif Path(path).exists():
             argv += ["--ro-bind", path, path]
     argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", workspace]
@@ -165,7 +165,7 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
             workspace = tmp_path / "workspace"
             workspace.mkdir(exist_ok=True)
         path = "/agent.pyc" if prefix else str(bundle)
-        agent = subprocess.Popen(
+        agent = subprocess.Popen(  # noqa: ASYNC220  # PDEATHSIG wants this thread
             [*prefix, PYTHON, "-I", "-S", "-B", path, "--fd", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
