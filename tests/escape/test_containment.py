@@ -11,14 +11,17 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
+from jubako.errors import PolicyNotEnforceableError
 from jubako.probes import PROBES, ProbeRunReport, Verdict, load_results, run_probes
 from jubako.probes.ground import ORDINARY
-from jubako.probes.results import from_document
+from jubako.probes.results import from_document, store_results
+from jubako.runtime import AsyncSandbox
 
 pytestmark = [pytest.mark.driver("bwrap"), pytest.mark.timeout(300)]
 
@@ -129,6 +132,26 @@ def test_everything_is_contained_for_the_caller() -> None:
     assert load_results(report.driver, version=report.version) == report
     assert _leftovers() == before
     assert "JUBAKO_PROBE_SECRET" not in os.environ
+
+
+def test_an_escape_refuses_launches_until_a_run_without_it() -> None:
+    only = ("fs.mounts", "net.sockets/vsock")
+    report = anyio.run(lambda: run_probes(only=only, store=False))
+    escape = replace(report.results[0], verdict=Verdict.ESCAPED)
+    store_results(replace(report, complete=True, results=(escape, *report.results[1:])))
+    with pytest.raises(PolicyNotEnforceableError, match=r"fs\.mounts"):
+        anyio.run(_launch)
+    again = anyio.run(lambda: run_probes(only=only, store=False))
+    assert again.exit_status == 0
+    store_results(replace(again, complete=True))
+    anyio.run(_launch)
+
+
+async def _launch() -> None:
+    # With a mount, so that the control applies.
+    policy = {"files": {"mounts": [{"source": "/usr/share", "target": "/mnt/share"}]}}
+    async with AsyncSandbox(policy=policy) as box:
+        assert box.card().probes is not None
 
 
 @pytest.mark.root

@@ -92,6 +92,7 @@ async def run_probes(
     registry = DriverRegistry() if driver is None or isinstance(driver, str) else OneDriver(driver)
     name = driver if isinstance(driver, str) else driver.name if driver is not None else None
     async with AsyncExitStack() as stack:
+        # Without the last run's findings: what escaped then would refuse every launch, and could never be cleared.
         runtime = await stack.enter_async_context(Runtime(registry=registry, findings=False))
         ground = await stack.enter_async_context(open_ground())
         run = _Run(runtime, ground, boundary, name)
