@@ -18,8 +18,10 @@ PACKAGE = "agent"
 _MARSHAL_VERSION = 2
 
 _LOADER = f"""
+import gc
 import sys
 import marshal
+gc.set_threshold(20000)  # the default looks through everything some twenty times before the first request
 Spec = type(sys.__spec__)
 class Loader:
     def find_spec(name, path=None, target=None):
