@@ -28,7 +28,7 @@ CLASSES = {  # asynchronous name: module
 FUNCTIONS = {"async_explain": "advice", "async_doctor": "advice"}
 RENAMED = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__", "__anext__": "__next__",
            "aclose": "close"}  # fmt: skip
-INTERNAL = {"drain", "forward"}  # of use to the asynchronous side only
+INTERNAL = {"drain", "forward", "next_ready"}  # of use to the asynchronous side only
 OWN_PARAMETERS = {"runtime"}  # given by the bridge
 
 HEADER = '''"""The blocking API. Written by scripts/gen_sync.py from the asynchronous one: do not edit."""
@@ -133,7 +133,7 @@ def method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     special = {
         "__aenter__": f"self._bridge.call({twin})\n        return self",
         "__aiter__": "return self",
-        "__anext__": f"return self._bridge.next({twin})",
+        "__anext__": f"return self._bridge.next(self._inner.next_ready, {twin})",
     }
     if node.name in special:
         body = special[node.name]

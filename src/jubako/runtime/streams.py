@@ -33,19 +33,19 @@ class AsyncReader:
 
     def __init__(self, raw: ByteReceiveStream) -> None:
         self._raw = raw
-        self._chunks: deque[bytes] = deque()
-        self._line = bytearray()
-        self._searched = 0
+        self._chunks: deque[bytes] = deque()  # as they came; after them in order of reading:
+        self._lines: deque[bytes] = deque()  # whole lines, and pieces of overlong ones
+        self._rest = bytearray()  # the line that isn't whole yet
         self._ended = False
         self._lock = anyio.Lock(fast_acquire=True)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next bytes as soon as there are some, at most ``max_bytes``; ``b""`` at the end."""
-        if self._line:
-            chunk = bytes(self._line)
-            self._line.clear()
-            self._searched = 0
+        if self._lines or self._rest:
+            chunk = b"".join((*self._lines, self._rest))
+            self._lines.clear()
+            self._rest.clear()
         elif await self._fill():
             chunk = self._chunks.popleft()
         else:
@@ -67,15 +67,36 @@ class AsyncReader:
         return self._decoder.decode(await self.read_bytes(), final=True)
 
     async def readline(self) -> str:
-        r"""Return the next line with its ``\\n``; without one at the end of the output; ``""`` after that."""
-        while True:
-            end = self._line.find(b"\n", self._searched) + 1
-            if end or len(self._line) >= LINE_LIMIT:
-                return self._decoder.decode(self._take(min(end or LINE_LIMIT, LINE_LIMIT)))
-            self._searched = len(self._line)
+        r"""Return the next line with its ``\n``; without one at the end of the output; ``""`` after that."""
+        while (line := self.next_ready()) is None:
             if not await self._fill():
-                return self._decoder.decode(self._take(len(self._line)), final=True)
-            self._line += self._chunks.popleft()
+                rest = bytes(self._rest)
+                self._rest.clear()
+                return self._decoder.decode(rest, final=True)
+            self._split(self._chunks.popleft())
+        return line
+
+    def next_ready(self) -> str | None:
+        """Return the next line if one is here already. For blocking callers, which wait in another thread."""
+        try:
+            return self._decoder.decode(self._lines.popleft())
+        except IndexError:
+            return None
+
+    def _split(self, chunk: bytes) -> None:
+        *whole, rest = chunk.split(b"\n")
+        for part in whole:
+            self._rest += part
+            self._rest += b"\n"
+            self._cut(1)
+        self._rest += rest
+        self._cut(LINE_LIMIT)
+
+    def _cut(self, least: int) -> None:
+        """Take lines off what is there, in bounded pieces, as long as it has ``least`` bytes."""
+        while len(self._rest) >= least:
+            self._lines.append(bytes(self._rest[:LINE_LIMIT]))
+            del self._rest[:LINE_LIMIT]
 
     def __aiter__(self) -> Self:
         return self
@@ -110,12 +131,6 @@ class AsyncReader:
             self._ended = True
         else:
             self._chunks.append(chunk)
-
-    def _take(self, count: int) -> bytes:
-        taken = bytes(self._line[:count])
-        del self._line[:count]
-        self._searched = 0
-        return taken
 
 
 class AsyncWriter:

@@ -70,8 +70,12 @@ class Bridge:
             with suppress(SandboxStateError):  # a forgotten generator may be closed after the end of everything
                 self._call("close", iterator.aclose)
 
-    def next(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Return the next item. Raises StopIteration at the end."""
+    def next(self, ready: Callable[[], T | None], function: Callable[[], Awaitable[T]]) -> T:
+        """Return the next item, from ``ready`` where there is one. Raises StopIteration at the end."""
+        # Crossing to the other thread costs more than reading a line.
+        item = ready()
+        if item is not None:
+            return item
         try:
             return self._call("__next__", function)
         except StopAsyncIteration:

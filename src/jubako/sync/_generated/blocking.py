@@ -56,14 +56,14 @@ class Reader:
         return self._bridge.call(self._inner.read)
 
     def readline(self) -> str:
-        r"""Return the next line with its ``\\n``; without one at the end of the output; ``""`` after that."""
+        r"""Return the next line with its ``\n``; without one at the end of the output; ``""`` after that."""
         return self._bridge.call(self._inner.readline)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:
-        return self._bridge.next(self._inner.__anext__)
+        return self._bridge.next(self._inner.next_ready, self._inner.__anext__)
 
 
 class Writer:
