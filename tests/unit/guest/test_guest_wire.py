@@ -12,6 +12,7 @@ from jubako.guest import wire as outside
 from jubako.guest.wire import Field, Message, Rule, ViolationError, decode, encode, frame
 
 AGENT = Path(inside.__file__).parent
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "agent-protocol.md"
 SAMPLES: dict[str, tuple[Field, ...]] = {
     "u8": (0, 1),
     "u32": (0, 64),
@@ -108,3 +109,48 @@ def _runtime(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
         else:
             found += _runtime(node)
     return found
+
+
+def _rows(heading: str) -> list[list[str]]:
+    """Return the cells of the first table below a heading line of that text."""
+    lines = PAGE.read_text(encoding="utf-8").split(heading, 1)[1].split("\n")[1:]
+    rows: list[list[str]] = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        if not set(line) <= set("|-"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def _words(message: Message) -> str:
+    if message in {Message.DATA, Message.ERRDATA}:
+        return f"1 to {outside.MAX_DATA} raw bytes"
+    fields = outside.SCHEMAS[message]
+    return (
+        ", ".join(f"`{name}` {type_}" + (f" \u2264 {bound}" if bound else "") for name, type_, bound in fields)
+        or "empty"
+    )
+
+
+def test_the_page_has_every_message() -> None:
+    both = {Message.DATA, Message.EOF, Message.CREDIT, Message.DISCARD}
+    expected = [
+        [
+            f"`0x{message:02x}`",
+            f"`{message.name}`",
+            "both" if message in both else "guest" if message in outside.GUEST_MESSAGES else "host",
+            _words(message),
+        ]
+        for message in Message
+    ]
+    assert _rows("| type | message | from | payload |") == expected
+
+
+def test_the_page_has_every_rule() -> None:
+    assert {row[0].strip("`") for row in _rows("| rule | broken by |")} == {str(rule) for rule in Rule}
+
+
+def test_the_page_has_every_way_to_end() -> None:
+    ends = [row[0] for row in _rows("| `END` kind | meaning | who may end like that |")]
+    assert ends == [f"{kind.value} {kind.name.lower().replace('_', ' ')}" for kind in outside.EndKind]
