@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from jubako.errors import (
 )
 from jubako.runtime.owner import owners
 from jubako.sinks import read_ledger, verify_ledger
-from jubako.store import StateStore
+from jubako.store import SandboxRecord, StateStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -377,3 +378,38 @@ async def test_what_probes_found_is_on_the_card_and_an_escape_refuses_the_launch
             await AsyncSandbox(runtime=runtime).start()
     async with Runtime(findings=False) as runtime, AsyncSandbox(runtime=runtime) as box:
         assert box.card().probes is None
+
+
+async def test_a_runtime_that_closes_stops_launches_of_other_tasks(state_home: Path) -> None:
+    before = children()
+    outcomes: list[str] = []
+
+    async def launch(runtime: Runtime) -> None:
+        try:
+            await AsyncSandbox(runtime=runtime).start()
+        except SandboxStateError as error:
+            outcomes.append(error.message)
+        else:
+            outcomes.append("made")
+
+    async with anyio.create_task_group() as tasks, Runtime() as runtime:
+        for _ in range(5):
+            tasks.start_soon(launch, runtime)
+        await anyio.sleep(0.01)
+    assert len(outcomes) == 5
+    assert set(outcomes) <= {"made", "the runtime was closed during the launch", "the runtime is not open"}
+    assert children() == before
+    assert_nothing_left(state_home)
+
+
+async def test_a_name_held_by_a_dead_owner_is_free(runtime: Runtime, state_home: Path) -> None:
+    store = StateStore.open(state_home / "state.db")
+    await store.insert(
+        SandboxRecord(
+            id="old", owner="dead", driver="bwrap", handle="old", state="running", spec="{}",
+            created=datetime.now(UTC), name="worker",
+        )
+    )  # fmt: skip
+    async with AsyncSandbox(runtime=runtime, name="worker") as box:
+        assert [record.id for record in store.find()] == [box.id]
+    store.close()

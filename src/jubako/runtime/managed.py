@@ -115,7 +115,7 @@ class ManagedSandbox:
     async def _undo(self, error: BaseException) -> None:
         try:
             await self.destroy(reason=f"launch failed: {type(error).__name__}")
-        except JubakoError as second:
+        except (JubakoError, OSError) as second:
             error.add_note(f"and cleaning up failed, the next start goes on with it: {second}")
 
     # While it lives.
@@ -237,10 +237,11 @@ class ManagedSandbox:
         with anyio.CancelScope(shield=True):
             self.lifecycle.close(code)
             async with self._ending:
-                if self.lifecycle.state is SandboxState.DESTROYED:
-                    return
+                # Before the state is asked: a launch may have made it since another call saw none.
                 if self._instance is not None:
                     await self._instance.destroy()
+                if self.lifecycle.state is SandboxState.DESTROYED:
+                    return
                 shutil.rmtree(self._directory, ignore_errors=True)
                 await self._store.delete(self.id)
                 try:

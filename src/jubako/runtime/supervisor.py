@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self, cast
 
 import anyio
 
 from jubako._lib.ids import short_id
 from jubako._lib.paths import private_dir, state_dir
-from jubako.errors import JubakoError, PolicyNotEnforceableError, SandboxStateError, StoreError
+from jubako.errors import NameTakenError, PolicyNotEnforceableError, SandboxStateError, StoreError
 from jubako.events import Recorder, SandboxRefused
 from jubako.runtime.managed import ManagedSandbox
 from jubako.runtime.owner import OwnerLock
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from jubako.boundary.registry import DriverRegistry
     from jubako.events import EventData, Redactor, Sink
     from jubako.policy import SandboxSpec
+    from jubako.runtime.planner import Planned
 
 __all__ = ["LEDGER", "Runtime"]
 
@@ -74,6 +76,8 @@ class Runtime:
         self._outer: TaskGroup | None = None
         self._tasks: TaskGroup | None = None
         self._leave = anyio.Event()
+        self._launches: set[anyio.CancelScope] = set()
+        self._launched = anyio.Event()
 
     @property
     def owner(self) -> str:
@@ -94,8 +98,10 @@ class Runtime:
                 self._tasks = await self._outer.start(self._host)
         except BaseException:
             self._leave.set()
-            await self._outer.__aexit__(None, None, None)
-            self._release()
+            try:
+                await self._outer.__aexit__(None, None, None)
+            finally:
+                self._release()
             raise
         self._open = True
         return self
@@ -104,8 +110,9 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open = False
-        failures: list[JubakoError] = []
+        failures: list[Exception] = []
         with anyio.CancelScope(shield=True):
+            await self._stop_launches()
             async with anyio.create_task_group() as tasks:
                 for sandbox in self.sandboxes():
                     tasks.start_soon(self._destroy, sandbox, failures)
@@ -127,12 +134,22 @@ class Runtime:
         Raises PolicyNotEnforceableError, DriverUnavailableError, LaunchError, NameTakenError and
         other errors below JubakoError.
         """
-        lock, store, recorder, tasks = self._ready()
+        recorder = self._ready()[2]
         try:
             planned = await self.planner.decide(spec)
         except PolicyNotEnforceableError as error:
             self._refused(recorder, error)
             raise
+        try:
+            return await self._launch(planned, ttl)
+        except NameTakenError:
+            # Perhaps only by the leftovers of an owner that died since we started.
+            if not await self._reap():
+                raise
+        return await self._launch(planned, ttl)
+
+    async def _launch(self, planned: Planned, ttl: float | None) -> ManagedSandbox:
+        lock, store, recorder, tasks = self._ready()
         sandbox_id = short_id()
 
         def emit(data: EventData) -> None:
@@ -141,7 +158,7 @@ class Runtime:
         sandbox = ManagedSandbox(
             sandbox_id,
             planned,
-            ttl=spec.policy.time.sandbox if ttl is None else ttl,
+            ttl=planned.plan.spec.policy.time.sandbox if ttl is None else ttl,
             directory=lock.directory / sandbox_id,
             store=store,
             tasks=tasks,
@@ -150,8 +167,25 @@ class Runtime:
         )
         # One that can't be cleaned up after a failed launch stays here, and leaving tries again.
         self._sandboxes[sandbox_id] = sandbox
-        await sandbox.launch(lock.owner)
-        return sandbox
+        scope = anyio.CancelScope()
+        self._launches.add(scope)
+        try:
+            with scope:
+                await sandbox.launch(lock.owner)
+                return sandbox
+        finally:
+            self._launches.discard(scope)
+            self._launched.set()
+        msg = "the runtime was closed during the launch"
+        raise SandboxStateError(msg)
+
+    async def _stop_launches(self) -> None:
+        """Cancel the launches of other tasks and return when they have cleaned up."""
+        for scope in self._launches:
+            scope.cancel()
+        while self._launches:
+            self._launched = anyio.Event()
+            await self._launched.wait()
 
     def record(self, data: EventData) -> None:
         """Record an event of the machine, which belongs to no sandbox."""
@@ -161,10 +195,11 @@ class Runtime:
         if self._sandboxes.pop(sandbox.id, None) is not None and self._recorder is not None:
             self._recorder.forget(sandbox.id)
 
-    async def _destroy(self, sandbox: ManagedSandbox, failures: list[JubakoError]) -> None:
+    @staticmethod
+    async def _destroy(sandbox: ManagedSandbox, failures: list[Exception]) -> None:
         try:
             await sandbox.destroy(reason="the runtime ended")
-        except JubakoError as error:
+        except Exception as error:  # noqa: BLE001  # the others go first; it is raised at the end
             failures.append(error)
 
     @staticmethod
@@ -205,18 +240,17 @@ class Runtime:
         for notice in self._ledger.notices():
             self._recorder.record(None, notice)
 
-    async def _reap(self) -> None:
+    async def _reap(self) -> int:
         if self._lock is None or self._store is None or self._recorder is None:
-            return
-        await reap_dead_owners(self._lock, self._store, self.planner.registry, self._recorder)
+            return 0
+        return await reap_dead_owners(self._lock, self._store, self.planner.registry, self._recorder)
 
     def _release(self, *, clean: bool = True) -> None:
-        if self._store is not None:
-            self._store.close()
-        if self._ledger is not None:
-            self._ledger.close()
-        if self._lock is not None:
-            if clean:
-                self._lock.release()
-            else:
-                self._lock.abandon()  # the next start goes on where this one failed
+        with ExitStack() as last_first:
+            if self._lock is not None:
+                # Without the lock the next start goes on where this one failed.
+                last_first.callback(self._lock.release if clean else self._lock.abandon)
+            if self._ledger is not None:
+                last_first.callback(self._ledger.close)
+            if self._store is not None:
+                last_first.callback(self._store.close)
