@@ -91,11 +91,24 @@ def need(support: CgroupSupport, *abilities: Ability) -> None:
             pytest.skip(support.reasons[ability].text)
 
 
-def start(group: Cgroup, *argv: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*group.launcher(), *argv], stdout=subprocess.PIPE)
+class Program(subprocess.Popen[bytes]):
+    """A program in a group; a test that fails ends it."""
+
+    def __init__(self, group: Cgroup, *argv: str) -> None:
+        super().__init__([*group.launcher(), *argv], stdout=subprocess.PIPE)
+        self.group = group
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is not None:
+            self.group.kill()
+        super().__exit__(kind, *rest)  # type: ignore[arg-type]  # passed on as they come
 
 
-def python(group: Cgroup, script: str) -> subprocess.Popen[bytes]:
+def start(group: Cgroup, *argv: str) -> Program:
+    return Program(group, *argv)
+
+
+def python(group: Cgroup, script: str) -> Program:
     return start(group, sys.executable, "-S", "-c", script)
 
 
@@ -196,7 +209,7 @@ def test_nothing_runs_while_frozen(make_any: Callable[..., Cgroup]) -> None:
             with open(f"/proc/{busy.pid}/stat", encoding="ascii") as file:  # noqa: PTH123  # short
                 return int(file.read().rpartition(")")[2].split()[11])
 
-        assert settled(lambda: ticks() > 0)
+        assert settled(lambda: busy.pid in group.pids() and ticks() > 0)
         group.freeze()
         before = ticks()
         time.sleep(0.2)
