@@ -166,7 +166,7 @@ class Main:
             self._stop(fields[0], wire.BYE_ASKED)
         elif not ident:
             raise wire.WireError("stream 0 takes session messages only")
-        elif self._stopping or len(self.agent.streams) >= self.agent.max_streams:
+        elif self._stopping or self._crowded(kind):
             text = "stopping" if self._stopping else "too many streams"
             self.agent.send(wire.END, ident, wire.encode(wire.END, (wire.END_REFUSED, errno.EAGAIN, text)))
         elif kind == wire.EXEC:
@@ -175,6 +175,10 @@ class Main:
             self._write(ident, fields)
         else:
             self._job(kind, ident, fields)
+
+    def _crowded(self, kind: int) -> bool:
+        # Killing is always possible: it makes room.
+        return len(self.agent.streams) >= self.agent.max_streams and kind not in (wire.KILL, wire.SIGNAL)
 
     def _write(self, ident: int, fields: List[Any]) -> None:
         from . import trees

@@ -11,7 +11,7 @@ import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Tuple, Union
+    from typing import Any, Dict, Tuple, Union
 
     Argument = Union[int, bytes]
 
@@ -27,7 +27,7 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Int
 
 
-class _Char(_ctypes._SimpleCData):
+class _Char(_ctypes._SimpleCData):  # type: ignore[type-arg]  # as above
     _type_ = "c"
 
 
@@ -52,6 +52,6 @@ def copy_out(data: bytes) -> "Tuple[object, int]":
 
     The ``array`` module would do it too, but importing that costs 4 ms.
     """
-    kind = type("Memory", (_ctypes.Array,), {"_type_": _Char, "_length_": len(data)})
+    kind: Any = type("Memory", (_ctypes.Array,), {"_type_": _Char, "_length_": len(data)})
     memory = kind.from_buffer_copy(data)
     return memory, _ctypes.addressof(memory)

@@ -7,6 +7,7 @@ all three is attributed to the only exec that is alive, if there is just one.
 
 from __future__ import annotations
 
+import errno
 import posix
 import time
 
@@ -39,7 +40,10 @@ class Proc:
 def _slurp(path: str, limit: int) -> bytes:
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            # Not to see a process is not the same as that it is gone.
+            raise
         return b""
     try:
         parts: List[bytes] = []

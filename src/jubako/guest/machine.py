@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Machine"]
 
 _LAST_STREAM: Final = 2**32 - 1
+_ALWAYS: Final = frozenset({Message.KILL, Message.SIGNAL})
+"""Requests that must get through however many others are open: they make room."""
 _MESSAGES: Final[Mapping[int, Message]] = MappingProxyType({int(message): message for message in Message})
 
 
@@ -89,13 +91,18 @@ class Machine:
         Raises:
             LimitError: Too many requests are open, or the session has used up its stream numbers.
         """
-        if len(self.streams) >= self._max_streams or self._next > _LAST_STREAM:
+        crowded = len(self.streams) >= self._max_streams and exchange.request not in _ALWAYS
+        if crowded or self._next > _LAST_STREAM:
             msg = f"{len(self.streams)} requests are open in this sandbox"
             raise LimitError(msg, details={"limit": self._max_streams})
-        exchange.bind(self, self._next)
-        self.streams[self._next] = exchange
-        self._next += 1
+        exchange.bind(self, self.take_number())
+        self.streams[exchange.ident] = exchange
         self._send(frame(exchange.request, exchange.ident, payload))
+
+    def take_number(self) -> int:
+        """Return a stream number that nobody else gets."""
+        self._next += 1
+        return self._next - 1
 
     def abort(self, error: JubakoError) -> None:
         """End every open stream because the session is over."""

@@ -157,12 +157,12 @@ class GuestProcess:
         if not 1 <= number <= 64:  # Linux signal numbers
             msg = f"{number} is not a signal number"
             raise InvalidRequestError(msg, details={"signal": number})
-        if self.exchange.ident:
+        if self.exchange.started:
             await self._session.call(Message.SIGNAL, (self.exchange.ident, number))
 
     async def kill(self) -> None:
         """End the program and all its descendants; returns when none is left."""
-        if self.exchange.ident:
+        if self.exchange.started:
             await self._session.kill_tree(self.exchange)
 
     async def resize(self, size: TerminalSize) -> None:

@@ -290,7 +290,7 @@ class GuestSession:
         self.check_open()
         if len(payload) > MAX_HOST_PAYLOAD:
             process.refuse(126, f"{request.argv[0][:200]}: argument list too long", 0)
-            exchange.bind(self.machine, 0)
+            exchange.bind(self.machine, self.machine.take_number())
             exchange.end = (EndKind.NOT_EXECUTABLE, 0, "")
             exchange.finish_unopened()
             process.attach()

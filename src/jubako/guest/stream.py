@@ -11,7 +11,7 @@ from anyio.abc import ByteStream
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["SocketStream"]
 
@@ -69,7 +69,7 @@ class SocketStream(ByteStream):
             return data
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
+    def _held(self) -> Generator[None]:
         """Keep the descriptor open for as long as a task waits on it.
 
         A task that was woken has not run yet, and on asyncio its leaving forgets whoever waits on that

@@ -74,7 +74,7 @@ class Guest:
         return int(Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()[0])
 
     async def start(self, *argv: str, **options: object) -> GuestProcess:
-        return await self.session.exec(ExecRequest(argv=argv, **options))  # type: ignore[arg-type]
+        return await self.session.exec(ExecRequest(argv=argv, **options))  # type: ignore[arg-type]  # options go through as they are
 
     async def run(self, *argv: str, data: bytes | None = None, **options: object) -> Done:
         process = await self.start(*argv, stdin=data is not None, **options)
@@ -94,10 +94,10 @@ class Guest:
         return Done(bytes(out), bytes(err), await process.wait())
 
     async def sh(self, text: str, *arguments: str, **options: object) -> Done:
-        return await self.run("sh", "-c", text, "sh", *arguments, **options)  # type: ignore[arg-type]
+        return await self.run("sh", "-c", text, "sh", *arguments, **options)  # type: ignore[arg-type]  # options go through as they are
 
     async def py(self, text: str, *arguments: str, **options: object) -> Done:
-        return await self.run("python3", "-I", "-S", "-c", text, *arguments, **options)  # type: ignore[arg-type]
+        return await self.run("python3", "-I", "-S", "-c", text, *arguments, **options)  # type: ignore[arg-type]  # options go through as they are
 
     async def alive(self, mark: str) -> int:
         done = await self.sh('grep -lsa -e "$1" /proc/[0-9]*/cmdline', f"[{mark[0]}]{mark[1:]}")
@@ -174,7 +174,7 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
         )
         theirs.close()
         hooks = Hooks(on_kill=agent.kill)
-        settings = config or SessionConfig(workspace=PurePosixPath(workspace), **options)  # type: ignore[arg-type]
+        settings = config or SessionConfig(workspace=PurePosixPath(workspace), **options)  # type: ignore[arg-type]  # options go through as they are
         said = b""
         try:
             async with anyio.create_task_group() as tasks:

@@ -380,7 +380,38 @@ async def test_requests_are_bounded(open_guest: OpenGuest) -> None:
         running = [await guest.start("sleep", "1000") for _ in range(3)]
         with pytest.raises(LimitError):
             await guest.start("true")
-        assert running
+        for process in running:
+            await process.signal(signal.SIGTERM)
+            await process.kill()
+        assert (await guest.sh("echo ok")).out == b"ok\n"
+
+
+async def test_other_users(open_guest: OpenGuest) -> None:
+    async with open_guest() as guest:
+        own = guest.session.hello.uid
+        assert (await guest.run("id", "-u", user=str(own))).out == b"%d\n" % own
+        if own:
+            with pytest.raises(InvalidRequestError, match="only root"):
+                await guest.start("true", user="0")
+        else:
+            done = await guest.run("sh", "-c", "id -u; id -G", user="nobody")
+            assert done.out == b"65534\n65534\n"
+            assert (await guest.run("id", "-u", user="4711")).out == b"4711\n"
+
+
+async def test_killing_what_never_started(open_guest: OpenGuest) -> None:
+    async with open_guest() as guest:
+        name = mark()
+        daemon = await guest.start("python3", "-I", "-S", "-c", DAEMON, name, "shed")
+        await daemon.wait()
+        await guest.until_alive(name, 1)
+        for argv in (("no-such-program",), ("echo", "x" * 5_000_000)):
+            process = await guest.start(*argv)
+            await process.kill()
+            await process.signal(signal.SIGTERM)
+        assert await guest.alive(name) == 1
+        await daemon.kill()
+        assert await guest.alive(name) == 0
 
 
 async def test_cancelled_exec_is_killed(open_guest: OpenGuest) -> None:

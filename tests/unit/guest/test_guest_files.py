@@ -49,7 +49,7 @@ async def test_write_and_read(open_guest: OpenGuest) -> None:
         assert (await guest.sh("stat -c '%a %s' a/b/file; ls -A a/b")).out == b"640 3000000\nfile\n"
         assert await files.read(P("a/b/file"), limit=100, offset=2_999_950) == data[-50:]
         assert await files.read(P("a/b/file"), limit=100, offset=3_000_001) == b""
-        assert await files.read(guest.workspace / P("a/b/file"), limit=3_000_000) == data  # type: ignore[arg-type]
+        assert await files.read(guest.workspace / P("a/b/file"), limit=3_000_000) == data  # type: ignore[arg-type]  # outside it is a real path
 
 
 async def test_stream_in_and_out(open_guest: OpenGuest) -> None:
@@ -251,7 +251,7 @@ async def collect(guest: Guest, path: str, script: str, *, recursive: bool = Fal
             if event.path.name == "end":
                 break
             seen.append(event)
-    await watch.aclose()  # type: ignore[attr-defined]
+    await watch.aclose()  # type: ignore[attr-defined]  # the contract's "closed"
     return seen
 
 

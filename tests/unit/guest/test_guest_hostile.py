@@ -98,7 +98,7 @@ async def hostile(
     guest = FakeGuest(theirs)
     watching = hooks if isinstance(hooks, Hooks) else Hooks()
     limits = SessionLimits(window=65536, kill=timedelta(seconds=0.2))
-    config = SessionConfig(limits=limits, **options)  # type: ignore[arg-type]
+    config = SessionConfig(limits=limits, **options)  # type: ignore[arg-type]  # options go through as they are
     try:
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
