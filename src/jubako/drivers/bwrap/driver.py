@@ -93,9 +93,11 @@ class BwrapDriver:
         name = f"{ref.owner}-{ref.handle}"
         # The cgroup goes first: a frozen one delivers no signal until it thaws.
         if machine.groups is not None:
-            await to_thread.run_sync(machine.groups.open(name).destroy)
+            await to_thread.run_sync(machine.groups.reap, name)
         await to_thread.run_sync(remove_processes, name)
 
     async def aclose(self) -> None:
-        """Forget the probe."""
-        self._machine = None
+        """Forget the probe, and remove the cgroup above all sandboxes' if nobody uses it."""
+        machine, self._machine = self._machine, None
+        if machine is not None and machine.groups is not None:
+            await to_thread.run_sync(machine.groups.close)
