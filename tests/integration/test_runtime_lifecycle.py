@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from jubako import AsyncSandbox, Runtime, SandboxState, async_doctor, async_explain
-from jubako.boundary.contract import BoundaryKind, ProbeReport, Reason
+from jubako.boundary.contract import BoundaryKind, ControlResult, Enforcement, Plan, ProbeReport, Reason
 from jubako.boundary.registry import DriverEntry, DriverRegistry
 from jubako.errors import (
     DriverUnavailableError,
@@ -22,12 +22,14 @@ from jubako.errors import (
     InvalidRequestError,
     JubakoError,
     LaunchError,
+    LedgerError,
     NameTakenError,
     PolicyNotEnforceableError,
     SandboxExpiredError,
     SandboxStateError,
     StoreError,
 )
+from jubako.policy import CONTROLS
 from jubako.runtime.owner import owners
 from jubako.sinks import read_ledger, verify_ledger
 from jubako.store import SandboxRecord, StateStore
@@ -35,7 +37,9 @@ from jubako.store import SandboxRecord, StateStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from jubako.boundary.contract import DriverContext, Instance
     from jubako.events import Event
+    from jubako.policy import SandboxSpec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.driver("bwrap")]
 
@@ -413,3 +417,55 @@ async def test_a_name_held_by_a_dead_owner_is_free(runtime: Runtime, state_home:
     async with AsyncSandbox(runtime=runtime, name="worker") as box:
         assert [record.id for record in store.find()] == [box.id]
     store.close()
+
+
+async def test_what_cannot_be_recorded_does_not_happen(runtime: Runtime, state_home: Path) -> None:
+    before = children()
+    box = AsyncSandbox(runtime=runtime)
+    await box.start()
+    held = await box.exec(["sleep", "60"])
+    during = children()
+    (state_home / "ledger.jsonl").unlink()
+    with pytest.raises(LedgerError):
+        await box.run("open('ran', 'w')")
+    with pytest.raises(LedgerError):
+        await AsyncSandbox(runtime=runtime).start()
+    assert children() == during
+    await held.kill()  # its end can't be recorded either, so the sandbox ends
+    await until(lambda: box.state is SandboxState.FAILED)
+    with pytest.raises(InstanceLostError, match="removed or replaced under its writer"):
+        await box.run("1")
+    with pytest.raises(LedgerError):
+        await box.destroy()
+    assert box.state == "destroyed"
+    assert children() == before
+    assert runtime.sandboxes() == ()
+
+
+class Clumsy:
+    """A driver with a bug, or on a machine that is full."""
+
+    name = "clumsy"
+    boundary = BoundaryKind.VM
+
+    async def probe(self) -> ProbeReport:
+        return ProbeReport(available=True, version="1", features=frozenset())
+
+    def plan(self, spec: SandboxSpec, report: ProbeReport) -> Plan:
+        controls = tuple(ControlResult(control, Enforcement.ENFORCED, "none") for control in CONTROLS)
+        return Plan(driver=self.name, boundary=self.boundary, spec=spec, controls=controls)
+
+    async def create(self, plan: Plan, ctx: DriverContext) -> Instance:
+        raise OSError(28, "No space left on device")
+
+    async def aclose(self) -> None:
+        """Keep nothing."""
+
+
+async def test_a_driver_that_breaks_its_word_is_a_launch_error(state_home: Path) -> None:
+    registry = DriverRegistry([DriverEntry("clumsy", f"{__name__}:Clumsy", BoundaryKind.VM)], tuple)
+    async with Runtime(registry=registry) as runtime:
+        with pytest.raises(LaunchError, match="No space left on device"):
+            await AsyncSandbox(runtime=runtime).start()
+        assert runtime.sandboxes() == ()
+    assert_nothing_left(state_home)
