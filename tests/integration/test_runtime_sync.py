@@ -171,6 +171,29 @@ def test_a_fork_is_refused_for_old_sandboxes_and_fine_for_new_ones() -> None:
     assert result.stdout == "make sandboxes after the fork\nchild\nparent\n"
 
 
+OUTLIVED = """
+import os, signal, sys, time
+from jubako import Sandbox
+with Sandbox() as box:
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        os.close(1), os.close(2)
+        time.sleep(60)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_forked_child_does_not_keep_its_dead_parent_alive(state_home: Path) -> None:
+    result = script(OUTLIVED)
+    assert result.returncode == -signal.SIGKILL
+    try:
+        with Sandbox():
+            left = len(os.listdir(state_home / "run"))  # noqa: PTH208  # names are what counts
+        assert left == 2  # our own lock and directory
+    finally:
+        os.kill(int(result.stdout), signal.SIGKILL)
+
+
 def test_the_interpreter_ends_without_hanging_and_cleans_up(state_home: Path) -> None:
     result = script("from jubako import Sandbox; box = Sandbox(); box.start(); print(box.run('print(1)').stdout)")
     assert (result.returncode, result.stderr) == (0, "")

@@ -191,6 +191,11 @@ class Runtime:
         """Record an event of the machine, which belongs to no sandbox."""
         self._ready()[2].record(None, data)
 
+    def disown(self) -> None:
+        """Let go of the owner's lock in a forked child, which would else seem to keep a dead owner alive."""
+        if self._lock is not None:
+            self._lock.abandon()
+
     def _forget(self, sandbox: ManagedSandbox) -> None:
         if self._sandboxes.pop(sandbox.id, None) is not None and self._recorder is not None:
             self._recorder.forget(sandbox.id)

@@ -147,7 +147,9 @@ class _Shared:
     def _forget(self) -> None:
         # The thread exists only in the parent, and the lock may be held by one that doesn't exist here.
         self._lock = threading.Lock()
-        self._bridge = None
+        bridge, self._bridge = self._bridge, None
+        if bridge is not None:
+            bridge.runtime.disown()
 
 
 _SHARED: Final = _Shared()  # the one piece of state of this module: threads and loops are per process by nature
