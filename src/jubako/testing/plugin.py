@@ -76,9 +76,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _absences(stats: dict[str, list[object]]) -> Iterator[str]:
     prefix = "jubako driver absent: "
     for report in stats.get("skipped", []):
-        longrepr = getattr(report, "longrepr", None)
-        text = longrepr[2] if isinstance(longrepr, tuple) else ""
-        _, found, reason = str(text).partition(prefix)
+        match getattr(report, "longrepr", None):
+            case (_, _, str(text)):  # where, which line, why
+                _, found, reason = text.partition(prefix)
+            case _:
+                continue
         if found:
             yield reason
 
@@ -88,7 +90,7 @@ def _lines(stats: dict[str, list[object]]) -> Iterator[str]:
     deviations: dict[str, dict[str, str]] = {}
     for result in _RESULTS:
         for report in stats.get(result, []):
-            properties = dict(getattr(report, "user_properties", ()))
+            properties: dict[str, object] = dict(getattr(report, "user_properties", ()))
             driver, made = properties.get("jubako_driver"), properties.get("jubako_check")
             if driver is None or made is None:
                 continue

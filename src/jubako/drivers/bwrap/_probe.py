@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from jubako.boundary.contract import Feature, ProbeReport, Reason
 from jubako.drivers.bwrap._layout import PATH, etc_shared, proc_masks, toolchain
@@ -117,10 +117,9 @@ def _bundled_bwrap() -> str | None:
     except ImportError:
         return None
     try:
-        path: object = bwrap_path()
+        return str(cast("object", bwrap_path()))
     except RuntimeError:  # installed from source, without a binary
         return None
-    return str(path)
 
 
 def _find_python(machine: Machine, found: _Findings) -> None:

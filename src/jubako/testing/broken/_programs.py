@@ -225,10 +225,11 @@ class CancelLeaks(BrokenDriver):
     class _Instance(BrokenInstance):
         async def exec(self, request: ExecRequest) -> Process:
             """Start it whatever happens to the caller."""
+            started: list[Process] = []
             with anyio.CancelScope(shield=True):
-                process = await super().exec(request)
+                started.append(await super().exec(request))
             await checkpoint()
-            return process
+            return started[0]
 
     instance_type = _Instance
 

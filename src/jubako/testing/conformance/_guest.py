@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 import anyio
 
 from jubako.boundary.contract import ExecRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Generator, Mapping
 
     from anyio.abc import ByteReceiveStream
 
@@ -180,13 +180,14 @@ async def collect(process: Process, feed: bytes | None = None) -> Finished:
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the program ended without reading everything, as programs may
 
+    ended: list[ExitStatus] = []
     with single_error():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read, "stdout", process.stdout)
             tasks.start_soon(read, "stderr", process.stderr)
             tasks.start_soon(write)
-            status = await process.wait()
-    return Finished(status, parts["stdout"], parts["stderr"])
+            ended.append(await process.wait())
+    return Finished(ended[0], parts["stdout"], parts["stderr"])
 
 
 async def read_all(stream: ByteReceiveStream) -> bytes:
@@ -240,7 +241,7 @@ def host_processes(mark: str) -> list[int]:
 
 
 @contextmanager
-def single_error() -> Iterator[None]:
+def single_error() -> Generator[None]:
     """Raise one error of a task group by itself, so that checks can expect its type.
 
     When several tasks fail at once it is the same loss that each of them met.
@@ -250,5 +251,5 @@ def single_error() -> Iterator[None]:
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+            error = cast("tuple[BaseException, ...]", error.exceptions)[0]
         raise error from group
