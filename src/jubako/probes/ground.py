@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,14 @@ from jubako.errors import JubakoError
 from jubako.probes.kernelobjects import HostIpc, file_handle
 from jubako.probes.listeners import Listeners
 from jubako.probes.reference import find_python
+from jubako.probes.remains import open_remains
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from anyio.abc import TaskGroup
+
+    from jubako.probes.remains import Remains
 
 __all__ = ["ORDINARY", "Ground", "open_ground"]
 
@@ -84,7 +86,10 @@ async def open_ground() -> AsyncGenerator[Ground]:
     mark = f"mark-{secrets.token_hex(12)}"
     identity = ORDINARY if os.geteuid() == 0 else None
     async with AsyncExitStack() as stack:
-        base = Path(tempfile.mkdtemp(prefix="jubako-probe-", dir=_BASE))
+        base = Path(_BASE, f"jubako-probe-{secrets.token_hex(6)}")
+        remains = stack.enter_context(open_remains(base.name))
+        remains.path(base)
+        base.mkdir(mode=0o700)  # noqa: ASYNC240  # one quick call on a local file
         stack.push_async_callback(_remove, base)
         os.chmod(base, 0o755)  # noqa: PTH101, S103  # other users run programs in it
         listeners = Listeners(abstract=base.name, path=base / "service")
@@ -94,9 +99,9 @@ async def open_ground() -> AsyncGenerator[Ground]:
         ground.room.mkdir(mode=0o755)
         ground.give(ground.room)
         _lay_files(ground)
-        for path in _marked_files(ground):
+        for path in _marked_files(ground, remains):
             stack.callback(path.unlink, missing_ok=True)
-        ipc = HostIpc(mark.encode())
+        ipc = HostIpc(mark.encode(), remains.ipc)
         stack.callback(ipc.close)
         ground.values |= ipc.values
         ground.missing |= ipc.missing
@@ -196,7 +201,7 @@ def _lay_programs(ground: Ground) -> None:
         ground.values[name] = str(path)
 
 
-def _marked_files(ground: Ground) -> list[Path]:
+def _marked_files(ground: Ground, remains: Remains) -> list[Path]:
     """Marked files in the places where people and programs keep things."""
     made: list[Path] = []
     places = {"home": Path.home(), "var": Path("/var/tmp"), "host_tmp": Path(_BASE), "shm": Path("/dev/shm")}  # noqa: S108
@@ -204,6 +209,7 @@ def _marked_files(ground: Ground) -> list[Path]:
         places["state"] = state_dir()
     for name, folder in places.items():
         path = folder / f".{ground.base.name}-{name}"
+        remains.path(path)
         try:
             path.write_text(ground.mark)
         except OSError as error:

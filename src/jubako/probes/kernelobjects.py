@@ -6,12 +6,15 @@ import ctypes
 import os
 import secrets
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jubako.errors import DriverUnavailableError
 from jubako.linux.seccomp import current_arch, numbers
 
-__all__ = ["HostIpc", "file_handle"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["HostIpc", "file_handle", "remove_object"]
 
 _CREATE: Final = 0o1000 | 0o2000  # IPC_CREAT | IPC_EXCL
 _RMID: Final = 0
@@ -34,39 +37,51 @@ def _call(name: str, *arguments: object) -> int:
     return result
 
 
+_KINDS: Final = {
+    "shm": ("shmget", "shmctl", (4096,)),
+    "msg": ("msgget", "msgctl", ()),
+    "sem": ("semget", "semctl", (1,)),
+}
+
+
 class HostIpc:
     """One marked shared memory segment, message queue, semaphore set and POSIX queue, open to everybody."""
 
-    def __init__(self, mark: bytes) -> None:
+    def __init__(self, mark: bytes, note: Callable[[str, int | str], None]) -> None:
         self.values: dict[str, str] = {}
         self.missing: dict[str, str] = {}
-        self._undo: list[tuple[str, int]] = []
-        self._queue = f"jubako-probe-{secrets.token_hex(6)}"
-        key = secrets.randbelow(2**30) + 1
-        self._make("shm_key", "shmget", "shmctl", key, 4096)
-        self._make("msg_key", "msgget", "msgctl", key)
-        self._make("sem_key", "semget", "semctl", key, 1)
+        self._made: list[tuple[str, int | str]] = []
+        for kind in _KINDS:
+            self._make(kind, note)
         if "shm_id" in self.values:
             self._mark(int(self.values["shm_id"]), mark)
-        try:
-            mask = os.umask(0)
-            try:
-                os.close(_call("mq_open", self._queue.encode(), _MQ_FLAGS, 0o666, 0))
-            finally:
-                os.umask(mask)
-            self.values["mq_name"] = self._queue
-        except OSError as error:
-            self.missing["mq_name"] = f"no POSIX message queue could be made: {error.strerror}"
+        self._make_queue(note)
 
-    def _make(self, name: str, get: str, control: str, key: int, *size: int) -> None:
+    def _make(self, kind: str, note: Callable[[str, int | str], None]) -> None:
+        get, _, size = _KINDS[kind]
+        key = secrets.randbelow(2**30) + 1
+        note(kind, key)
         try:
             number = _call(get, key, *size, _CREATE | 0o666)
         except OSError as error:
-            self.missing[name] = self.missing[name.replace("key", "id")] = f"{get} failed: {error.strerror}"
+            self.missing[f"{kind}_key"] = self.missing[f"{kind}_id"] = f"{get} failed: {error.strerror}"
             return
-        self._undo.append((control, number))
-        self.values[name] = str(key)
-        self.values[name.replace("key", "id")] = str(number)
+        self._made.append((kind, key))
+        self.values |= {f"{kind}_key": str(key), f"{kind}_id": str(number)}
+
+    def _make_queue(self, note: Callable[[str, int | str], None]) -> None:
+        name = f"jubako-probe-{secrets.token_hex(6)}"
+        note("mq", name)
+        mask = os.umask(0)
+        try:
+            os.close(_call("mq_open", name.encode(), _MQ_FLAGS, 0o666, 0))
+        except OSError as error:
+            self.missing["mq_name"] = f"no POSIX message queue could be made: {error.strerror}"
+            return
+        finally:
+            os.umask(mask)
+        self._made.append(("mq", name))
+        self.values["mq_name"] = name
 
     @staticmethod
     def _mark(number: int, mark: bytes) -> None:
@@ -80,12 +95,19 @@ class HostIpc:
 
     def close(self) -> None:
         """Remove them."""
-        for control, number in self._undo:
-            with suppress(OSError):
-                _call(control, number, 0, _RMID, 0) if control == "semctl" else _call(control, number, _RMID, 0)
-        if "mq_name" in self.values:
-            with suppress(OSError):
-                _call("mq_unlink", self._queue.encode())
+        for kind, key in self._made:
+            remove_object(kind, key)
+
+
+def remove_object(kind: str, key: int | str) -> None:
+    """Remove the IPC object with that key, of this user; no error when it is gone."""
+    with suppress(OSError):
+        if kind == "mq":
+            _call("mq_unlink", str(key).encode())
+        elif kind in _KINDS:
+            get, control, _ = _KINDS[kind]
+            number = _call(get, int(key), *((0,) if kind != "msg" else ()), 0)
+            _call(control, number, *((0,) if kind == "sem" else ()), _RMID, 0)
 
 
 def file_handle(path: str) -> tuple[str, int]:
