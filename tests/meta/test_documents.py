@@ -95,6 +95,11 @@ def test_promises_without_a_test_say_so() -> None:
             assert row.cells["tests"].startswith("not tested"), f"{row.line}: {row.cells}"
 
 
+def test_the_number_of_probes_is_current() -> None:
+    said = f"{len(PROBES)} probes for {len(CONTROLS.keys() - NO_DRIVER)} controls"
+    assert said in SPECIFICATION.read_text()
+
+
 def test_every_error_is_documented() -> None:
     page = (ROOT / "docs/reference/errors.md").read_text()
     classes = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.JubakoError)]
