@@ -83,7 +83,9 @@ def watch(stream: JobStream, path: bytes, recursive: int) -> Iterator[bool]:
             posix.close(root)
         stream.agent.watch_fd(watcher.fd, select.EPOLLIN, lambda _events: stream.step())
         if recursive:
-            yield from _add_tree(watcher, b"", announce=False)
+            # In one go, though it may take a while: later requests rely on a watch that stands.
+            for _ in _add_tree(watcher, b"", announce=False):
+                pass
         while True:
             watcher.catch_up()
             try:

@@ -123,7 +123,7 @@ async def test_child_gets_a_clean_process(open_guest: OpenGuest) -> None:
         # 32 and 33 belong to the C library, whose posix_spawn leaves them ignored.
         assert int(facts["SigIgn"], 16) & ~0x180000000 == 0
         assert facts["NoNewPrivs"] == "1"
-        own = await guest.sh('cat "/proc/$1/oom_score_adj"', str(guest.session.hello.pid))
+        own = await guest.sh('sleep 0.2; cat "/proc/$1/oom_score_adj"', str(guest.session.hello.pid))
         assert int(own.out) < 500
 
 
