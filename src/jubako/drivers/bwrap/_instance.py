@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BwrapInstance"]
 
+_DYING_SECONDS: Final = 0.5
 _NAMESPACES: Final = ("ipc", "mnt", "net", "pid", "user", "uts")
 """The cgroup namespace is only a view; kernels without one are fine."""
 
@@ -89,7 +90,7 @@ class BwrapInstance:
             await launched.group.join()
             self._verify(launched)
         except BaseException as error:
-            said = self._last_words()
+            said = await self._dying_words() if isinstance(error, BoundaryError) else ""
             await self.destroy()
             if said and isinstance(error, BoundaryError):
                 msg = f"the sandbox did not come up: {error.message} {said}"
@@ -249,6 +250,13 @@ class BwrapInstance:
             )
         said = self._last_words()
         return InstanceExit("instance-lost", f"the sandbox's first process ended by itself {said}".rstrip())
+
+    async def _dying_words(self) -> str:
+        """Return what bubblewrap or the agent said, once they had the time to say it."""
+        if self._launched is not None:
+            with anyio.move_on_after(_DYING_SECONDS, shield=True):
+                await self._launched.monitor.wait()
+        return self._last_words()
 
     def _last_words(self) -> str:
         if self._launched is None:
