@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from jubako.errors import BoundaryError, LaunchError
@@ -201,7 +202,9 @@ class Cgroup:
 
     def _stop_forks(self) -> None:
         if place := self._places.get("pids"):
-            write(f"{place.path}/pids.max", "0")
+            # Absent when the group was half made or half removed as its maker was killed.
+            with suppress(FileNotFoundError):
+                write(f"{place.path}/pids.max", "0")
 
     def destroy(self, timeout: float = _PATIENCE) -> None:
         """End everything inside and remove the group; idempotent.
