@@ -84,6 +84,7 @@ def _fresh(rivals: Rivals) -> Case:
     if rivals.as_user:
         contestants.append(_program("setpriv + raw bwrap", rivals.raw_as_user(python)))
     contestants.append(_program("raw bwrap", rivals.raw(python)))
+    contestants.append(_program("raw bwrap, plain /proc", rivals.raw_plain(python)))
     if rivals.kern:
         kern = rivals.kern
         contestants.append(

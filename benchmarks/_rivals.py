@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from jubako.drivers.bwrap._layout import etc_shared, proc_masks, toolchain
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -21,8 +23,6 @@ PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 _TIMEOUT: Final = 120
 _USER: Final = 1_879_999_999
-_TOP: Final = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
-_ETC: Final = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "ssl/certs")
 
 
 def run_checked(argv: Sequence[str], expected: bytes, env: dict[str, str] | None = None) -> None:
@@ -42,6 +42,7 @@ class Rivals:
 
     python: str
     bwrap: tuple[str, ...] | None
+    plain: tuple[str, ...] | None
     as_user: tuple[str, ...] | None
     kern: Callable[[Sequence[str]], list[str]] | None
     srt: str | None
@@ -51,6 +52,12 @@ class Rivals:
         if self.bwrap is None:
             raise RuntimeError("bubblewrap is not installed")
         return [*self.bwrap, *argv]
+
+    def raw_plain(self, argv: Sequence[str]) -> list[str]:
+        """Return the same with a /proc that hides nothing. Raises RuntimeError without bubblewrap."""
+        if self.plain is None:
+            raise RuntimeError("bubblewrap is not installed")
+        return [*self.plain, *argv]
 
     def raw_as_user(self, argv: Sequence[str]) -> list[str]:
         """Return the same, started by ``setpriv`` as an unprivileged user, as jubako does when it is root."""
@@ -75,30 +82,28 @@ def find_rivals(scratch: Path) -> Rivals:
     return Rivals(
         python=python,
         bwrap=_bwrap(bwrap) if bwrap else None,
+        plain=_bwrap(bwrap, masks=False) if bwrap else None,
         as_user=(setpriv, f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups") if setpriv else None,
         kern=_kern(kern, scratch) if kern else None,
         srt=shutil.which("srt"),
     )
 
 
-def _bwrap(program: str) -> tuple[str, ...]:
-    """Return bubblewrap as one would write it by hand, showing the same toolchain as jubako's sandbox.
+def _bwrap(program: str, *, masks: bool = True) -> tuple[str, ...]:
+    """Return bubblewrap as one would write it by hand, showing the same tree as jubako's sandbox.
 
     All namespaces, no cgroup, no seccomp filter, no Landlock, no size limits, nobody watching.
     """
     argv = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--setenv", "PATH", PATH]
     argv += ["--ro-bind", "/usr", "/usr"]
-    for name in _TOP:
-        path = Path("/", name)
-        if path.is_symlink():
-            argv += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            argv += ["--ro-bind", str(path), str(path)]
-    for name in _ETC:
-        if Path("/etc", name).exists():
-            argv += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
-    argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/workspace", "--chdir", "/workspace"]
-    return (*argv, "--")
+    for name, target in toolchain():
+        argv += ["--symlink", target, f"/{name}"] if target else ["--ro-bind", f"/{name}", f"/{name}"]
+    for name in etc_shared():
+        argv += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    argv += ["--proc", "/proc", "--dev", "/dev"]
+    for name, is_directory in proc_masks() if masks else ():
+        argv += ["--tmpfs", f"/proc/{name}"] if is_directory else ["--ro-bind", "/dev/null", f"/proc/{name}"]
+    return (*argv, "--tmpfs", "/tmp", "--tmpfs", "/workspace", "--chdir", "/workspace", "--")
 
 
 def _kern(program: str, scratch: Path) -> Callable[[Sequence[str]], list[str]]:
@@ -106,10 +111,9 @@ def _kern(program: str, scratch: Path) -> Callable[[Sequence[str]], list[str]]:
     root = scratch / "kern-root"
     for name in ("usr", "etc", "proc", "dev", "tmp", "sys", "root", "run"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    for name in _TOP:
-        path = Path("/", name)
-        if path.is_symlink():
-            (root / name).symlink_to(path.readlink())
+    for name, target in toolchain():
+        if target:
+            (root / name).symlink_to(target)
 
     def command(argv: Sequence[str]) -> list[str]:
         box = f"bench-{secrets.token_hex(4)}"
