@@ -109,9 +109,18 @@ class Guest:
                 await anyio.sleep(0.02)
 
 
+class Plain:
+    """A stream with nothing but what the session must have."""
+
+    def __init__(self, stream: SocketStream) -> None:
+        self.receive = stream.receive
+        self.send = stream.send
+        self.aclose = stream.aclose
+
+
 class OpenGuest(Protocol):
     def __call__(
-        self, config: SessionConfig | None = None, **options: object
+        self, config: SessionConfig | None = None, *, plain: bool = False, **options: object
     ) -> AbstractAsyncContextManager[Guest]: ...
 
 
@@ -154,7 +163,9 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
     """Open a session with a fresh agent; at the end nothing of it is left."""
 
     @asynccontextmanager
-    async def opened(config: SessionConfig | None = None, **options: object) -> AsyncIterator[Guest]:
+    async def opened(
+        config: SessionConfig | None = None, *, plain: bool = False, **options: object
+    ) -> AsyncIterator[Guest]:
         bundle = agent_file(PYTHON)
         ours, theirs = socket.socketpair()
         workspace: Path | PurePosixPath = PurePosixPath("/work")
@@ -178,7 +189,8 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
         said = b""
         try:
             async with anyio.create_task_group() as tasks:
-                session = await GuestSession.open(SocketStream(ours), tasks=tasks, config=settings, hooks=hooks)
+                stream = Plain(SocketStream(ours)) if plain else SocketStream(ours)
+                session = await GuestSession.open(stream, tasks=tasks, config=settings, hooks=hooks)
                 try:
                     yield Guest(session, hooks, agent, workspace, pid1=bool(prefix))
                 finally:

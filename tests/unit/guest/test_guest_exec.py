@@ -146,6 +146,13 @@ async def test_stdin_round_trip_with_backpressure(open_guest: OpenGuest) -> None
         assert (await guest.run("cat")).out == b"", "without stdin there is nothing to read"
 
 
+async def test_any_byte_stream_will_do(open_guest: OpenGuest) -> None:
+    async with open_guest(plain=True) as guest:
+        data = os.urandom(3_000_000)
+        assert (await guest.run("cat", data=data)).out == data
+        assert (await guest.sh("exit 3")).status.code == 3
+
+
 async def test_stdin_of_a_program_that_does_not_care(open_guest: OpenGuest) -> None:
     async with open_guest() as guest:
         process = await guest.start("sh", "-c", "exec <&-; sleep 1000", stdin=True)
