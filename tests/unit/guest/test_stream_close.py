@@ -25,6 +25,9 @@ async def test_number_of_a_closed_stream_is_not_given_away_under_its_reader() ->
         except (anyio.ClosedResourceError, anyio.EndOfStream):
             ended.append("closed")
 
+    async def wait(descriptor: int) -> None:
+        await anyio.wait_readable(descriptor)
+
     with theirs:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
@@ -36,7 +39,7 @@ async def test_number_of_a_closed_stream_is_not_given_away_under_its_reader() ->
             assert number not in {reader, writer}
             with anyio.fail_after(5):
                 async with anyio.create_task_group() as waiting:
-                    waiting.start_soon(anyio.wait_readable, reader)
+                    waiting.start_soon(wait, reader)
                     await checkpoint()
                     os.write(writer, b"x")
             os.close(reader)
