@@ -195,10 +195,11 @@ async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, a
 
 def _pidfd_of_child(pid: int, monitor: Child) -> int:
     """Return a descriptor for the first process, sure that the number was not given to another meanwhile."""
-    pidfd = os.pidfd_open(pid)
-    if monitor.poll() is None and parent_pid(pid) == monitor.pid:
-        return pidfd
-    os.close(pidfd)
+    with contextlib.suppress(ProcessLookupError):  # it may be gone by now, having said why
+        pidfd = os.pidfd_open(pid)
+        if monitor.poll() is None and parent_pid(pid) == monitor.pid:
+            return pidfd
+        os.close(pidfd)
     said = monitor.stderr_text()
     msg = f"the sandbox's first process ended at once{': ' if said else ''}{said}"
     raise LaunchError(msg)
