@@ -356,9 +356,9 @@ class Exec(core.Stream):
 class Execs:
     """All programs, reaping, and what SIGNAL and KILL do."""
 
-    def __init__(self, agent: core.Agent) -> None:
+    def __init__(self, agent: core.Agent, spawner: spawn.Spawner) -> None:
         self.agent = agent
-        self.spawner = spawn.Spawner()
+        self.spawner = spawner
         self.family = tree.Family()
         self.by_pid: Dict[int, Exec] = {}
         self._detached: List[Output] = []

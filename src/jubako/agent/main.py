@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple
+
+    from . import execs
 else:
     import _signal
 
@@ -38,6 +40,7 @@ class Main:
         _signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         self.agent.watch_fd(self._wake, select.EPOLLIN, self._on_signal)
         self._stopping = False
+        self._loaded: Optional[execs.Execs] = None
 
     def run(self) -> NoReturn:
         """Say hello, get ready while the host answers, and serve."""
@@ -49,11 +52,11 @@ class Main:
         import fcntl
         import resource
 
-        from . import execs, limits
+        from . import limits, spawn
 
         del fcntl, resource
         self._set_limits = limits.set_limits
-        self._execs = execs.Execs(self.agent)
+        self._spawner = spawn.Spawner()
         try:
             from . import harden, walls
         except ImportError:
@@ -86,6 +89,16 @@ class Main:
         agent.serve = self._serve
         applied = int(landlock != wire.LANDLOCK_OFF and not note)
         agent.send(wire.READY, 0, wire.encode(wire.READY, (agent.features, abi, applied, note)))
+        agent.flush()
+        self._execs()  # while the host looks at the walls
+
+    def _execs(self) -> execs.Execs:
+        """Return the part that runs programs, loading it at first use."""
+        if self._loaded is None:
+            from . import execs
+
+            self._loaded = execs.Execs(self.agent, self._spawner)
+        return self._loaded
 
     def _harden_self(
         self,
@@ -96,7 +109,7 @@ class Main:
         program: bytes,
     ) -> Tuple[int, str]:
         """Put up what the host asked for; return the Landlock ABI and why it was not applied."""
-        spawner = self._execs.spawner
+        spawner = self._spawner
         spawner.child_limits = self._set_limits(limits)
         spawner.raise_oom_score()
         if not self._native:
@@ -128,7 +141,7 @@ class Main:
     def _on_signal(self, _events: int) -> None:
         numbers = posix.read(self._wake, 4096)
         if bytes((_SIGCHLD,)) in numbers:
-            self._execs.reap()
+            self._execs().reap()
         if bytes((_SIGTERM,)) in numbers:
             self._stop(2000, wire.BYE_SIGNAL)
 
@@ -150,7 +163,7 @@ class Main:
 
         over = time.monotonic() >= deadline
         # Orphans become children of the agent, so that no child left means nothing left.
-        if self._execs.reap() and rounds > 0:
+        if self._execs().reap() and rounds > 0:
             if over:
                 tree.kill_everything()
             self.agent.after("stop", _STOP_PAUSE, lambda: self._finish_stop(reason, deadline, rounds - over))
@@ -170,7 +183,7 @@ class Main:
             text = "stopping" if self._stopping else "too many streams"
             self.agent.send(wire.END, ident, wire.encode(wire.END, (wire.END_REFUSED, errno.EAGAIN, text)))
         elif kind == wire.EXEC:
-            self._execs.open(ident, fields)
+            self._execs().open(ident, fields)
         elif kind == wire.WRITE:
             self._write(ident, fields)
         else:
@@ -212,7 +225,7 @@ class Main:
     def _call(self, kind: int) -> Optional[Callable[..., None]]:
         """Return the function for a request that is served at once."""
         if kind == wire.SIGNAL:
-            return self._execs.signal
+            return self._execs().signal
         if kind == wire.USAGE:
             from . import usage
 
@@ -230,7 +243,7 @@ class Main:
     def _generator(self, kind: int, stream: core.JobStream, fields: List[Any]) -> Iterator[bool]:
         """Return the job for a request that takes its time."""
         if kind == wire.KILL:
-            return self._execs.kill(stream, fields[0])
+            return self._execs().kill(stream, fields[0])
         if kind == wire.READ:
             from . import files
 
