@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
-from jubako.testing.conformance import AllChecks, Check, Setup, Toolchain, checks_of, run_check
+from jubako.testing.conformance import AllChecks, Check, Setup, Toolchain, checks_of, make_root, run_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -63,7 +61,7 @@ async def run_checks(
     chosen = [
         made for made in checks_of(suite) if (only is None or made.id in only) and (slow or only or not made.slow)
     ]
-    root = _make_root()
+    root = make_root()
 
     async def one(made: Check) -> None:
         async with limiter:
@@ -84,12 +82,6 @@ async def run_checks(
         with contextlib.suppress(OSError):
             shutil.rmtree(root)
     return outcomes
-
-
-def _make_root() -> Path:
-    root = Path(tempfile.mkdtemp(prefix="jubako-checks-"))
-    root.chmod(0o755)  # a driver that gives up its privileges must get through
-    return root
 
 
 async def _outcome(made: Check, suite: AllChecks, setup: Setup) -> Outcome:

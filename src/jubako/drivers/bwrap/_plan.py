@@ -180,8 +180,16 @@ def _resource_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
             _CGROUP_REMEDY,
         )
     pids = get("cgroup.processes")
-    mechanism = f"cgroup {pids}; RLIMIT_NPROC in the user namespace" if pids else "RLIMIT_NPROC in the user namespace"
-    yield ControlResult("resource.processes", _ENFORCED, mechanism)
+    if pids:
+        yield ControlResult("resource.processes", _ENFORCED, f"cgroup {pids}; RLIMIT_NPROC in the user namespace")
+    else:
+        yield ControlResult(
+            "resource.processes",
+            _ENFORCED,
+            "RLIMIT_NPROC in the user namespace",
+            "it holds, but nothing tells which program ran into it",
+            _CGROUP_REMEDY,
+        )
     if cpu:
         yield ControlResult("resource.cpu", _ENFORCED, f"cgroup {cpu} quota")
     else:

@@ -6,7 +6,11 @@ reach it, so the others need not run for it.
 
 from __future__ import annotations
 
+import math
+import os
 from typing import TYPE_CHECKING, ClassVar
+
+import anyio
 
 from jubako.boundary.contract import (
     BoundaryKind,
@@ -52,6 +56,7 @@ class BrokenProcess:
     @property
     def id(self) -> str:
         """The program's id."""
+        self.owner.driver.trace.add("id")
         return self.inner.id
 
     @property
@@ -82,6 +87,7 @@ class BrokenProcess:
             "truncated": status.truncated,
             "limits": bool(status.limits),
             "message": bool(status.message),
+            "signal": status.signal is not None,
             "high": (status.code or 0) >= 128,  # where shells put signals
         }
         trace.update(f"status.{name}" for name, value in facts.items() if value)
@@ -177,6 +183,7 @@ class BrokenInstance:
     @property
     def ref(self) -> InstanceRef:
         """Its name."""
+        self.driver.trace.add("ref")
         return self.inner.ref
 
     @property
@@ -193,6 +200,19 @@ class BrokenInstance:
 
     async def exec(self, request: ExecRequest) -> Process:
         """Start a program."""
+        self._trace_request(request)
+        try:
+            inner = await self.inner.exec(self.driver.change_request(request))
+        except anyio.get_cancelled_exc_class():
+            self.driver.trace.add("exec.cancelled")
+            raise
+        process = self.driver.process_type(inner, request, self)
+        self.processes.append(process)
+        if len(self.processes) >= self.driver.MANY and not any(item.ended for item in self.processes):
+            self.driver.trace.add("exec.many")
+        return process
+
+    def _trace_request(self, request: ExecRequest) -> None:
         trace = self.driver.trace
         trace.add("exec" if self.started else "unstarted")
         for name in ("cwd", "env", "user", "tty", "stdin", "timeout"):
@@ -200,11 +220,10 @@ class BrokenInstance:
                 trace.add(f"exec.{name}")
         if request.max_output != ExecRequest.__dataclass_fields__["max_output"].default:
             trace.add("exec.max_output")
-        process = self.driver.process_type(await self.inner.exec(self.driver.change_request(request)), request, self)
-        self.processes.append(process)
-        if len(self.processes) >= self.driver.MANY and not any(item.ended for item in self.processes):
-            trace.add("exec.many")
-        return process
+        if "" in request.argv[1:]:
+            trace.add("exec.empty")
+        if any(name.startswith("JUBAKO_CANARY") for name in os.environ):
+            trace.add("exec.canary")
 
     async def usage(self) -> Usage:
         """Return what was used."""
@@ -225,6 +244,8 @@ class BrokenInstance:
         """Remove it."""
         if self.destroyed:
             self.driver.trace.add("destroy.twice")
+        if anyio.current_effective_deadline() == -math.inf:
+            self.driver.trace.add("destroy.cancelled")
         self.destroyed = True
         await self.inner.destroy()
 

@@ -30,6 +30,7 @@ class DestroyOnce(BrokenDriver):
     """Makes destroying again an error."""
 
     breaks = frozenset({"lifecycle.destroy-concurrent", "lifecycle.destroy-twice"})
+    reach = frozenset({"destroy.twice"})
 
     class _Instance(BrokenInstance):
         async def destroy(self) -> None:
@@ -45,8 +46,10 @@ class DestroysLater(BrokenDriver):
     """Returns from destroy at once and does the work some time later."""
 
     breaks = frozenset({
-        "lifecycle.destroy-concurrent", "lifecycle.destroy-leaves-nothing", "lifecycle.orphans", "pause.destroy",
+        "lifecycle.destroy-any-state", "lifecycle.destroy-concurrent", "lifecycle.destroy-leaves-nothing",
+        "lifecycle.destroyed", "lifecycle.orphans", "pause.destroy",
     })  # fmt: skip
+    reach = frozenset({"destroy.twice"})
 
     class _Instance(BrokenInstance):
         async def destroy(self) -> None:
@@ -62,12 +65,6 @@ class DestroysLater(BrokenDriver):
             with anyio.CancelScope(shield=True):
                 await self.inner.destroy()
 
-        async def start(self) -> None:
-            """Start, unless it was destroyed."""
-            if self.destroyed:
-                raise SandboxStateError("the sandbox is destroyed")
-            await super().start()
-
     instance_type = _Instance
 
 
@@ -75,6 +72,7 @@ class DestroyCancellable(BrokenDriver):
     """Gives up destroying when the caller is cancelled."""
 
     breaks = frozenset({"lifecycle.destroy-cancelled"})
+    reach = frozenset({"destroy.cancelled"})
 
     class _Instance(BrokenInstance):
         async def destroy(self) -> None:
@@ -159,15 +157,16 @@ class CloseDestroys(BrokenDriver):
 
 
 class WrongRef(BrokenDriver):
-    """Names no owner in its references."""
+    """Names another driver in its references."""
 
     breaks = frozenset({"lifecycle.ref"})
+    reach = frozenset({"ref"})
 
     class _Instance(BrokenInstance):
         @property
         def ref(self) -> InstanceRef:
-            """A reference without owner."""
-            return replace(self.inner.ref, owner="")
+            """A reference that leads nowhere."""
+            return replace(self.inner.ref, driver="another")
 
     instance_type = _Instance
 
@@ -225,7 +224,7 @@ class NeverGone(BrokenDriver):
 
     breaks = frozenset({
         "lifecycle.destroy-any-state", "lifecycle.destroy-cancelled", "lifecycle.wait-destroyed", "loss.destroy",
-        "loss.noticed",
+        "loss.first-process", "loss.noticed",
     })  # fmt: skip
     reach = frozenset({"instance.wait"})
 
@@ -301,7 +300,7 @@ class SharesSandbox(BrokenDriver):
     async def create(self, plan: Plan, ctx: DriverContext) -> Instance:
         """Hand the first one out again."""
         for known in self.instances:
-            if not known.destroyed:
+            if known.started and not known.destroyed:
                 made = self.instance_type(known.inner, self, ctx)
                 self.instances.append(made)
                 return made

@@ -20,11 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PLAN_DEFECTS"]
 
+_ASKS: Final = frozenset({"asks.bench", "asks.driver", "asks.report"})
+"""Checks that look at report or plan by themselves, or at the features that they need."""
+
+_LEVELS: Final = _ASKS | {"policy.resources", "policy.files", "usage"}
+"""Checks that look at what a plan says about a control besides."""
+
 
 class ProbeRaises(BrokenDriver):
     """Raises where its programs are missing."""
 
     breaks = frozenset({"probe.absent"})
+    reach = _ASKS
 
     async def probe(self) -> ProbeReport:
         """Look for a program first."""
@@ -37,6 +44,7 @@ class ProbeWavers(BrokenDriver):
     """Gives another answer each time."""
 
     breaks = frozenset({"probe.repeatable"})
+    reach = _ASKS
 
     async def probe(self) -> ProbeReport:
         """Add something random."""
@@ -48,6 +56,7 @@ class ProbeUntidy(BrokenDriver):
     """Reports facts that are no plain values."""
 
     breaks = frozenset({"probe.complete"})
+    reach = _ASKS
 
     async def probe(self) -> ProbeReport:
         """Add a list."""
@@ -59,6 +68,7 @@ class DeclaresTooMuch(BrokenDriver):
     """Declares a feature that it doesn't have."""
 
     breaks = frozenset({"features.snapshot"})
+    reach = _ASKS
 
     async def probe(self) -> ProbeReport:
         """Add a feature."""
@@ -70,6 +80,7 @@ class DeclaresTooLittle(BrokenDriver):
     """Has a feature that it doesn't declare."""
 
     breaks = frozenset({"features.tty"})
+    reach = _ASKS
 
     async def probe(self) -> ProbeReport:
         """Leave a feature out."""
@@ -93,6 +104,7 @@ class PlanRandom(_Planning):
     """Puts something random into the plan."""
 
     breaks = frozenset({"plan.pure"})
+    reach = _ASKS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Add it."""
@@ -103,6 +115,7 @@ class PlanReadsFile(_Planning):
     """Looks at the machine while planning."""
 
     breaks = frozenset({"plan.pure"})
+    reach = _ASKS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Read a file."""
@@ -114,6 +127,7 @@ class PlanStartsProgram(_Planning):
     """Starts a program while planning."""
 
     breaks = frozenset({"plan.pure"})
+    reach = _ASKS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Start one."""
@@ -125,6 +139,7 @@ class PlanIncomplete(_Planning):
     """Leaves a control out."""
 
     breaks = frozenset({"plan.complete"})
+    reach = _LEVELS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Drop one."""
@@ -135,6 +150,7 @@ class PlanDoubled(_Planning):
     """Mentions a control twice."""
 
     breaks = frozenset({"plan.complete"})
+    reach = _LEVELS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Repeat the first."""
@@ -145,6 +161,7 @@ class PlanUnexplained(_Planning):
     """Claims enforcement without saying by what."""
 
     breaks = frozenset({"plan.explained"})
+    reach = _LEVELS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Drop the mechanisms."""
@@ -155,6 +172,7 @@ class PlanBoasts(_Planning):
     """Claims to enforce what nothing enforces."""
 
     breaks = frozenset({"plan.unmet"})
+    reach = _LEVELS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Raise the level."""
@@ -182,6 +200,7 @@ class PlanForgetsFeatures(_Planning):
     """Leaves the features out of its plans."""
 
     breaks = frozenset({"features.plan"})
+    reach = _ASKS
 
     def change_plan(self, plan: Plan) -> Plan:
         """Drop them."""

@@ -69,8 +69,9 @@ for path in glob.glob("/proc/[0-9]*/stat"):
             inner = self.owner.inner
             found = await collect(await inner.exec(ExecRequest(("python3", "-c", self._FIND))))
             await super().kill()
-            if found.text:
-                await inner.exec(ExecRequest(tuple(found.text.split("\n"))))
+            argv = tuple(found.text.split("\n"))
+            if found.text and argv != self.request.argv:
+                await inner.exec(ExecRequest(argv))
 
     process_type = _Process
 
@@ -93,7 +94,7 @@ class SignalAsCode(BrokenDriver):
         "exec.signal-status", "features.signals", "kill.program", "kill.spares-others", "kill.tree", "output.unread",
         "signals.default", "stop.prompt", "stop.stubborn", "time.exec", "tty.kill",
     })  # fmt: skip
-    reach = frozenset({"wait"})
+    reach = frozenset({"status.signal"})
 
     def change_status(self, status: ExitStatus) -> ExitStatus:
         """Turn the signal into a code."""
@@ -128,6 +129,7 @@ class LeaksEnvironment(BrokenDriver):
     """Lets variables of the host through."""
 
     breaks = frozenset({"exec.env-base"})
+    reach = frozenset({"exec.canary"})
 
     def change_request(self, request: ExecRequest) -> ExecRequest:
         """Add what begins like the canary."""
@@ -151,10 +153,11 @@ class DropsEmptyArguments(BrokenDriver):
     """Loses empty arguments, as joining and splitting does."""
 
     breaks = frozenset({"exec.argv-exact"})
+    reach = frozenset({"exec.empty"})
 
     def change_request(self, request: ExecRequest) -> ExecRequest:
         """Drop them."""
-        return replace(request, argv=tuple(item for item in request.argv if item))
+        return replace(request, argv=(*request.argv[:1], *(item for item in request.argv[1:] if item)))
 
 
 class ReplacesUser(BrokenDriver):
@@ -172,6 +175,7 @@ class ReusesIds(BrokenDriver):
     """Gives all programs one id."""
 
     breaks = frozenset({"exec.ids"})
+    reach = frozenset({"id"})
 
     class _Process(BrokenProcess):
         @property
@@ -185,7 +189,7 @@ class ReusesIds(BrokenDriver):
 class WaitsOnce(BrokenDriver):
     """Forgets a status once it was told."""
 
-    breaks = frozenset({"exec.wait-twice", "kill.idempotent", "signals.after-exit", "stop.graceful"})
+    breaks = frozenset({"exec.wait-twice", "kill.idempotent", "signals.after-exit"})
     reach = frozenset({"wait.twice"})
 
     class _Process(BrokenProcess):
@@ -193,7 +197,7 @@ class WaitsOnce(BrokenDriver):
             """Tell the status, then nonsense."""
             again = self.ended
             status = await super().wait()
-            return ExitStatus(code=0, signal=None) if again else status
+            return ExitStatus(code=99, signal=None) if again else status
 
     process_type = _Process
 
@@ -221,6 +225,7 @@ class CancelLeaks(BrokenDriver):
     """Leaves a program running whose start was cancelled."""
 
     breaks = frozenset({"exec.cancelled"})
+    reach = frozenset({"exec.cancelled"})
 
     class _Instance(BrokenInstance):
         async def exec(self, request: ExecRequest) -> Process:
@@ -237,7 +242,9 @@ class CancelLeaks(BrokenDriver):
 class KillsTwiceFails(BrokenDriver):
     """Makes killing what has ended an error."""
 
-    breaks = frozenset({"kill.idempotent", "limits.processes"})
+    breaks = frozenset({
+        "exec.wait-background", "features.signals", "kill.idempotent", "limits.after-bomb", "limits.processes",
+    })  # fmt: skip
     reach = frozenset({"kill"})
 
     class _Process(BrokenProcess):
@@ -253,7 +260,7 @@ class KillsTwiceFails(BrokenDriver):
 class KillsEverything(BrokenDriver):
     """Kills all programs of the sandbox instead of one tree."""
 
-    breaks = frozenset({"kill.spares-others"})
+    breaks = frozenset({"kill.spares-others", "limits.after-bomb"})
     reach = frozenset({"kill"})
 
     class _Process(BrokenProcess):
@@ -329,7 +336,9 @@ class NoTerminal(BrokenDriver):
 class HidesLimits(BrokenDriver):
     """Never says which limit a program ran into."""
 
-    breaks = frozenset({"limits.memory", "limits.memory-sum", "limits.processes", "output.limit", "time.exec"})
+    breaks = frozenset({
+        "limits.memory", "limits.memory-sum", "limits.processes", "limits.processes-exec", "output.limit", "time.exec",
+    })  # fmt: skip
     reach = frozenset({"status.limits"})
 
     def change_status(self, status: ExitStatus) -> ExitStatus:

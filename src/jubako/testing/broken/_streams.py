@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
+from jubako.boundary.contract import ExecRequest
+from jubako.errors import JubakoError
 from jubako.testing.broken._delegate import BrokenDriver, BrokenInstance, BrokenProcess
+from jubako.testing.conformance import collect
 
 if TYPE_CHECKING:
-    from jubako.boundary.contract import ExecRequest, ExitStatus, Process
+    from jubako.boundary.contract import ExitStatus, Process
 
 __all__ = ["STREAM_DEFECTS"]
 
@@ -124,10 +128,7 @@ class MixesOutputs(BrokenDriver):
             class Mixed(_Receive):
                 async def fetch(self, max_bytes: int) -> bytes:
                     piece = await super().fetch(max_bytes)
-                    if (
-                        isinstance(owner, MixesOutputs._Instance)
-                        and sum(not item.ended for item in owner.processes) > 8
-                    ):  # many
+                    if isinstance(owner, MixesOutputs._Instance) and "exec.many" in owner.driver.trace:
                         owner.held, piece = piece, owner.held or piece
                     return piece
 
@@ -261,22 +262,29 @@ class IgnoresChunkSize(BrokenDriver):
 
 
 class WaitsForBackground(BrokenDriver):
-    """Returns from wait only when the output is closed by everybody."""
+    """Returns from wait only when what was left in the background has ended too, for some seconds."""
 
     breaks = frozenset({"exec.wait-background"})
+    reach = frozenset({"wait"})
 
-    class _Process(_Wrapping):
+    class _Process(BrokenProcess):
         async def wait(self) -> ExitStatus:
-            """Wait, then read to the end."""
+            """Wait, then look for processes that carry the program's variable."""
             status = await super().wait()
-            for stream in (self._out, self._err):
-                try:
-                    while True:
-                        stream.left.append(await stream.inner.receive())
-                except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BusyResourceError):
-                    continue
+            mark = f"[P]YTHONBROKEN={self.request.env['PYTHONBROKEN']}"
+            look = ExecRequest(("grep", "-lasz", "-e", mark, *(f"/proc/{number}/environ" for number in range(2, 100))))
+            with anyio.move_on_after(8), contextlib.suppress(JubakoError):
+                while (await collect(await self.owner.inner.exec(look))).stdout:  # noqa: ASYNC110  # the defect
+                    await anyio.sleep(0.1)
             return status
 
+    class _Instance(BrokenInstance):
+        async def exec(self, request: ExecRequest) -> Process:
+            """Mark the program."""
+            marked = replace(request, env={**request.env, "PYTHONBROKEN": str(len(self.processes))})
+            return await super().exec(marked)
+
+    instance_type = _Instance
     process_type = _Process
 
 

@@ -13,7 +13,7 @@ except ImportError as error:
 
 from jubako.testing.conformance._arguments import ArgumentChecks
 from jubako.testing.conformance._base import PytestChecks
-from jubako.testing.conformance._bench import MakeGuest, MakeInstance, Setup, Workbench
+from jubako.testing.conformance._bench import MakeGuest, MakeInstance, Setup, Workbench, make_root
 from jubako.testing.conformance._checks import Check, Checks, check, check_of, checks_of, run_check
 from jubako.testing.conformance._exec import ExecChecks
 from jubako.testing.conformance._features import FeatureChecks, PortChecks
@@ -76,6 +76,7 @@ __all__ = [
     "checks_of",
     "collect",
     "eventually",
+    "make_root",
     "marker",
     "read_all",
     "read_until",

@@ -161,7 +161,7 @@ class ArgumentChecks(Checks):
             assert await read_all(process.stdout) == b""
             assert (await process.wait()).code == 0
 
-    @check("exec.stdin-large")
+    @check("exec.stdin-large", timeout=15)
     async def test_exec_stdin_large(self, guest: Guest) -> None:
         """Eight megabytes of input reach a program that begins to read late."""
         data = secrets.token_bytes(1024) * 8192

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import pytest
 
-from jubako.testing.conformance._bench import Setup
+from jubako.testing.conformance._bench import Setup, make_root
 from jubako.testing.conformance._checks import Checks, check_of, checks_of
 from jubako.testing.conformance._guest import Toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from jubako.boundary.contract import Driver, ProbeReport
+    from jubako.boundary.contract import Driver
 
 __all__ = ["PytestChecks"]
+
+_REPORTS: Final = pytest.StashKey["dict[int, tuple[Driver, ProbeReport]]"]()
+"""Each driver object's probe report, for all checks of a session."""
 
 
 @pytest.mark.anyio
@@ -56,21 +57,12 @@ class PytestChecks(Checks):
         """The programs inside that the checks rely on."""
         return Toolchain()
 
-    @pytest.fixture(scope="class")
-    def probe_reports(self) -> dict[int, tuple[Driver, ProbeReport]]:
-        """Keeps each driver's probe report for all checks of a class."""
-        return {}
-
     @pytest.fixture
-    def setup(
-        self, driver: Driver, toolchain: Toolchain, probe_reports: dict[int, tuple[Driver, ProbeReport]]
-    ) -> Iterator[Setup]:
+    def setup(self, driver: Driver, toolchain: Toolchain, request: pytest.FixtureRequest) -> Iterator[Setup]:
         """What a check is made from: driver, toolchain and a directory."""
-        # Not tmp_path: that is closed to other users, and a driver may give its privileges up.
-        root = Path(tempfile.mkdtemp(prefix="jubako-conformance-"))
-        root.chmod(0o755)
+        root = make_root()
         try:
-            yield Setup(driver, root, toolchain, probe_reports)
+            yield Setup(driver, root, toolchain, request.config.stash.setdefault(_REPORTS, {}))
         finally:
             shutil.rmtree(root, ignore_errors=True)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -16,16 +18,25 @@ from jubako.testing.conformance._guest import Guest, Toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from anyio.abc import TaskGroup
 
     from jubako.boundary.contract import Driver, Instance, ProbeReport
     from jubako.events import EventData
 
-__all__ = ["MakeGuest", "MakeInstance", "Setup", "Workbench"]
+__all__ = ["MakeGuest", "MakeInstance", "Setup", "Workbench", "make_root"]
 
 _CLOSING_SECONDS = 20.0
+
+
+def make_root() -> Path:
+    """Make a directory for checks that other users can get through, as a driver may give its privileges up.
+
+    It isn't below /tmp, which sandboxes cover with one of their own.
+    """
+    root = Path(tempfile.mkdtemp(prefix="jubako-", dir="/var/tmp"))
+    root.chmod(0o755)
+    return root
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ __all__ = ["LimitChecks"]
 _MIB = 1024 * 1024
 
 _BOMB: Final = """
+import sys
 held = []
 try:
-    while len(held) < 300: held.append(bytearray(b"x") * (1 << 20))
+    while len(held) < int(sys.argv[1]): held.append(bytearray(b"x") * (1 << 20))
 except MemoryError:
     raise SystemExit(77)
 print("held", len(held))
@@ -77,8 +78,8 @@ class LimitChecks(Checks):
         """A program that takes too much memory fails, alone; the status names the limit where it is enforced."""
         guest = await make_guest(Policy(resources=ResourcePolicy(memory=128 * _MIB)))
         _require(guest, "resource.memory", Enforcement.ENFORCED, Enforcement.PARTIAL)
-        done = await guest.py(_BOMB)
-        assert b"held" not in done.stdout, "300 MiB were given under a limit of 128 MiB"
+        done = await guest.py(_BOMB, "1500")
+        assert b"held" not in done.stdout, "1500 MiB were given under a limit of 128 MiB"
         assert done.status.code != 0
         if guest.level("resource.memory") is Enforcement.ENFORCED:
             assert "resource.memory" in done.status.limits
@@ -101,13 +102,13 @@ class LimitChecks(Checks):
     async def test_limits_memory_fits(self, make_guest: MakeGuest) -> None:
         """A program that needs less than the limit is not troubled."""
         guest = await make_guest(Policy(resources=ResourcePolicy(memory=512 * _MIB)))
-        done = await guest.py(_BOMB)
+        done = await guest.py(_BOMB, "300")
         assert done.stdout == b"held 300\n"
         assert not done.status.limits
 
     @check("limits.processes")
     async def test_limits_processes(self, make_guest: MakeGuest) -> None:
-        """A fork bomb stops at the limit, is reported, and leaves the sandbox able to answer."""
+        """A fork bomb stops at the limit, is reported where that is seen, and leaves the sandbox able to answer."""
         guest = await make_guest(Policy(resources=ResourcePolicy(processes=24)))
         _require(guest, "resource.processes", Enforcement.ENFORCED, Enforcement.PARTIAL)
         process = await guest.start(*guest.python(_FORKS, "0.3"))
@@ -119,9 +120,11 @@ class LimitChecks(Checks):
         assert await guest.files.read(path, limit=100) == b"files still work"
         status = (await collect(process)).status
         assert status.code == 77
-        assert "resource.processes" in status.limits
         await process.kill()
         assert await guest.ok("echo works") == "works"
+        # A limit that nothing counts still holds; then the plan says so in its reason.
+        uncounted = any(item.control == "resource.processes" and item.reason for item in guest.plan.controls)
+        assert uncounted or "resource.processes" in status.limits
 
     @check("limits.processes-exec")
     async def test_limits_processes_exec(self, make_guest: MakeGuest) -> None:
@@ -171,13 +174,13 @@ class LimitChecks(Checks):
     @check("limits.cpu")
     async def test_limits_cpu(self, make_guest: MakeGuest) -> None:
         """All programs together get no more CPU time than the policy says."""
-        guest = await make_guest(Policy(resources=ResourcePolicy(cpus=0.2)))
+        guest = await make_guest(Policy(resources=ResourcePolicy(cpus=0.1)))
         _require(guest, "resource.cpu", Enforcement.ENFORCED)
         begun = anyio.current_time()
-        done = await guest.py(_SPIN, "2")
+        done = await guest.py(_SPIN, "4")
         elapsed = anyio.current_time() - begun
         used = sum(map(float, done.stdout.split()))
-        assert used <= elapsed * 0.2 * 1.5 + 0.1, f"{used:.2f} s of CPU in {elapsed:.2f} s under a limit of 0.2 CPUs"
+        assert used <= elapsed * 0.1 * 1.5 + 0.1, f"{used:.2f} s of CPU in {elapsed:.2f} s under a limit of 0.1 CPUs"
 
     @check("limits.after-bomb")
     async def test_limits_after_bomb(self, make_guest: MakeGuest) -> None:
@@ -185,7 +188,7 @@ class LimitChecks(Checks):
         guest = await make_guest(Policy(resources=ResourcePolicy(memory=128 * _MIB, processes=24)))
         mark = marker()
         other = await guest.start("sleep", mark)
-        assert (await guest.py(_BOMB)).status.code != 0
+        assert (await guest.py(_BOMB, "1500")).status.code != 0
         forks = await guest.start(*guest.python(_FORKS, "0"))
         assert (await collect(forks)).status.code == 77
         await forks.kill()  # its children stayed in the background

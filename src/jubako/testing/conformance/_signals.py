@@ -46,11 +46,10 @@ time.sleep(60)
 class EndingChecks(Checks):
     """Time limits, kill, and what goes on in the background."""
 
-    @check("time.exec")
+    @check("time.exec", timeout=10)
     async def test_time_exec(self, guest: Guest) -> None:
         """A program over its time is killed and its status says so."""
-        with anyio.fail_after(10):
-            status = (await guest.run("sleep", "60", timeout=0.2)).status
+        status = (await guest.run("sleep", "60", timeout=0.2)).status
         assert status.timed_out
         assert (status.code, status.signal) == (None, signal.SIGKILL)
         assert "time.exec" in status.limits
@@ -63,14 +62,14 @@ class EndingChecks(Checks):
         assert not status.timed_out
         assert not status.limits
 
-    @check("time.output-kept")
+    @check("time.output-kept", timeout=10)
     async def test_time_output_kept(self, guest: Guest) -> None:
         """What a program wrote before its time ran out is kept."""
         done = await guest.sh("echo begun; echo warned >&2; sleep 60", timeout=0.3)
         assert done.status.timed_out
         assert (done.stdout, done.stderr) == (b"begun\n", b"warned\n")
 
-    @check("time.tree")
+    @check("time.tree", timeout=10)
     async def test_time_tree(self, guest: Guest) -> None:
         """The time limit ends the whole tree: children, orphans, other sessions, stubborn ones."""
         mark = marker()
@@ -79,7 +78,7 @@ class EndingChecks(Checks):
         assert (await process.wait()).timed_out
         await guest.until_gone(mark)
 
-    @check("time.background")
+    @check("time.background", timeout=10)
     async def test_time_background(self, guest: Guest) -> None:
         """The time limit of one program leaves the other programs alone."""
         mark = marker()

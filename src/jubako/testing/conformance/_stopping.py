@@ -53,7 +53,7 @@ class StopChecks(Checks):
     @check("stop.graceful")
     async def test_stop_graceful(self, guest: Guest) -> None:
         """A stop sends SIGTERM and lets handlers finish; what they write and return arrives."""
-        script = "trap 'sleep 0.1; echo bye; exit 6' TERM; echo ready; while :; do sleep 0.01; done"
+        script = "exec 2>/dev/null; trap 'sleep 0.1; echo bye; exit 6' TERM; echo ready; while :; do sleep 0.01; done"
         process = await guest.start(*guest.shell(script))
         await read_until(process.stdout, b"ready\n")
         with anyio.fail_after(10):
