@@ -17,7 +17,6 @@ from weakened import (
     Weakening,
     instead,
     plus,
-    unmasked,
     weakened,
     without,
 )
@@ -37,6 +36,10 @@ def _big_places(config: SessionConfig) -> SessionConfig:
 
 def _shared_tmp(config: SessionConfig) -> SessionConfig:
     return replace(config, mounts=tuple(mount for mount in config.mounts if mount.path != "/tmp"))
+
+
+def _unmasked(config: SessionConfig) -> SessionConfig:
+    return replace(config, masks=())
 
 
 def _no_rlimits(config: SessionConfig) -> SessionConfig:
@@ -136,7 +139,7 @@ WEAKENINGS = (
         ("fs.devices/nodes",),
         mounts=instead(("--dev", "/dev"), ("--dev", "/dev", "--dev-bind", "/dev/kmsg", "/dev/kmsg")),
     ),
-    Weakening("masks of /proc", ("fs.proc/kernel-state", "fs.proc/machine-state"), mounts=unmasked, landlock=True),
+    Weakening("masks of /proc", ("fs.proc/kernel-state", "fs.proc/machine-state"), session=_unmasked, landlock=True),
     Weakening("absent /sys", ("fs.proc/sysfs-read",), mounts=plus("--ro-bind", "/sys", "/sys"), landlock=True),
     Weakening(
         "sizes of writable places",

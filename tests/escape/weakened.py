@@ -141,21 +141,6 @@ def instead(old: Words, new: Words) -> Callable[[Words], Words]:
     return change
 
 
-def unmasked(words: Words) -> Words:
-    """Drop what is mounted over entries of /proc."""
-    kept: list[str] = []
-    at = 0
-    while at < len(words):
-        if words[at : at + 2] == ("--ro-bind", "/dev/null") and words[at + 2].startswith("/proc/"):
-            at += 3
-        elif words[at] == "--size" and words[at + 5].startswith("/proc/"):
-            at += 8
-        else:
-            kept.append(words[at])
-            at += 1
-    return tuple(kept)
-
-
 class Passing:
     """Passes everything to another object."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Iterable
 
 CLONE_NEWNS = 0x00020000
-MS_NOSUID, MS_NODEV = 2, 4
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND = 1, 2, 4, 4096
 PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_CAP_AMBIENT = 22, 23, 24, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
@@ -28,10 +28,11 @@ LAST_CAPABILITY = 63
 
 
 def mount_private(mounts: "Iterable[bytes]") -> None:
-    """Mount a tmpfs for each ``path NUL options``. Raises OSError naming the path.
+    """Mount a tmpfs for each ``path NUL options``; raise OSError naming the path.
 
-    A mount namespace of our own is needed: the one that the launcher made belongs to the user
-    namespace above ours, where our capabilities count for nothing.
+    Options that begin with ``ro,`` make an unchangeable one. Without options the path is a file, and
+    /dev/null covers it. A mount namespace of our own is needed: the one that the launcher made belongs
+    to the user namespace above ours, where our capabilities count for nothing.
     """
     wanted = [entry.split(b"\0", 1) for entry in mounts]
     if not wanted:
@@ -39,10 +40,15 @@ def mount_private(mounts: "Iterable[bytes]") -> None:
     native.call("unshare", CLONE_NEWNS)
     for path, options in wanted:
         try:
-            native.call("mount", b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, options)
+            if not options:
+                native.call("mount", b"/dev/null", path, b"", MS_BIND, b"")
+            elif options.startswith(b"ro,"):
+                native.call("mount", b"tmpfs", path, b"tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, options[3:])
+            else:
+                native.call("mount", b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, options)
         except OSError as error:
             code = error.errno or errno.EIO
-            raise OSError(code, "tmpfs on " + path.decode("utf-8", "replace") + ": " + posix.strerror(code)) from None
+            raise OSError(code, "mount on " + path.decode("utf-8", "replace") + ": " + posix.strerror(code)) from None
 
 
 def drop_capabilities() -> None:

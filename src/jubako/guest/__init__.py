@@ -1,7 +1,15 @@
 """L2: the host's side of the agent that runs inside every sandbox."""
 
 from jubako.guest.bundle import agent_file, bundle_agent
-from jubako.guest.config import AgentHello, LandlockConfig, PrivateMount, SessionConfig, SessionHooks, SessionLimits
+from jubako.guest.config import (
+    AgentHello,
+    LandlockConfig,
+    MaskedPath,
+    PrivateMount,
+    SessionConfig,
+    SessionHooks,
+    SessionLimits,
+)
 from jubako.guest.process import GuestProcess
 from jubako.guest.session import GuestSession
 from jubako.guest.stream import SocketStream
@@ -11,6 +19,7 @@ __all__ = [
     "GuestProcess",
     "GuestSession",
     "LandlockConfig",
+    "MaskedPath",
     "PrivateMount",
     "SessionConfig",
     "SessionHooks",

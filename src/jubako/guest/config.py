@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["AgentHello", "LandlockConfig", "PrivateMount", "SessionConfig", "SessionHooks", "SessionLimits"]
+__all__ = [
+    "AgentHello",
+    "LandlockConfig",
+    "MaskedPath",
+    "PrivateMount",
+    "SessionConfig",
+    "SessionHooks",
+    "SessionLimits",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,18 @@ class PrivateMount:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskedPath:
+    """What the agent covers before it serves: a file by /dev/null, a directory by an empty one that can't change."""
+
+    path: str
+    directory: bool
+
+    def entry(self) -> bytes:
+        """Return the cover as the agent reads it: path, NUL, options for a directory."""
+        return f"{self.path}\0{'ro,size=4096,nr_inodes=2,mode=555' if self.directory else ''}".encode()
+
+
+@dataclass(frozen=True, slots=True)
 class SessionLimits:
     """Bounds of a session. ``window`` is the credit per channel in bytes; times are grace periods."""
 
@@ -66,6 +86,8 @@ class SessionConfig:
     landlock: LandlockConfig | None = None
     mounts: tuple[PrivateMount, ...] = ()
     """Private tmpfs mounts; the driver leaves the agent the capability to make them."""
+    masks: tuple[MaskedPath, ...] = ()
+    """Paths to cover, by the same capability."""
     seccomp: bytes = b""
     """A filter program. With one the agent gives up all capabilities and puts itself behind it."""
     on_limit: Literal["truncate", "kill"] = "truncate"

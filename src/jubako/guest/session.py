@@ -139,7 +139,7 @@ class GuestSession:
             0 if landlock is None else 2 if landlock.required else 1,
             [path.encode() for path in landlock.readable] if landlock else [],
             [path.encode() for path in landlock.writable] if landlock else [],
-            [mount.entry() for mount in config.mounts],
+            [*(mask.entry() for mask in config.masks), *(mount.entry() for mount in config.mounts)],
             config.seccomp,
             config.limits.window,
             config.limits.streams,

@@ -59,7 +59,11 @@ def make_plan(spec: SandboxSpec, report: ProbeReport) -> Plan:
         spec=spec,
         controls=controls,
         features=report.features,
-        payload={"mounts": mount_arguments(policy, report.facts), "shared": _SHARED},
+        payload={
+            "mounts": mount_arguments(policy, report.facts),
+            "masks": _masks(report.facts),
+            "shared": _SHARED,
+        },
     )
 
 
@@ -225,8 +229,9 @@ def _io_control(policy: Policy, io: Fact, facts: Facts) -> ControlResult:
 def mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
     """Return the part of bwrap's argument vector that builds the guest's file system, in order.
 
-    Later entries cover earlier ones, so the toolchain comes first, then what the policy adds, then
-    masks, then the writable places, and at last the root is made read-only.
+    Later entries cover earlier ones, so the toolchain comes first, then what the policy adds, then the
+    writable places, and at last the root is made read-only. The agent puts up what costs bubblewrap
+    most: masks of /proc, some 0.07 ms each.
     """
     args = ["--ro-bind", "/usr", "/usr"]  # control: fs.ro-root
     for entry in str(facts.get("root.links") or "").split():
@@ -236,12 +241,6 @@ def mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
     for name in str(facts.get("root.etc") or "").split():
         args += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
     args += ["--proc", "/proc", "--dev", "/dev"]  # control: fs.proc, fs.devices
-    for entry in str(facts.get("root.proc-masks") or "").split():
-        name, _, kind = entry.partition("=")
-        masked = f"/proc/{name}"
-        args += ["--size", "4096", "--perms", "0555", "--tmpfs", masked, "--remount-ro", masked] if kind == "dir" else [
-            "--ro-bind", "/dev/null", masked,
-        ]  # fmt: skip
     for mount in policy.files.mounts:  # control: fs.mounts
         args += ["--ro-bind" if mount.access == "ro" else "--bind", mount.source, mount.target]
     # Mount points only: the agent mounts the sized tmpfs itself, as bubblewrap can't limit inodes.
@@ -249,6 +248,12 @@ def mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
         args += ["--perms", mode, "--dir", path]
     args += ["--remount-ro", "/dev"]  # control: resource.disk - else /dev is a tmpfs without a limit
     return tuple(args)
+
+
+def _masks(facts: Facts) -> tuple[tuple[str, bool], ...]:
+    """Return what the agent covers, each with whether it is a directory."""  # control: fs.proc
+    entries = (entry.partition("=") for entry in str(facts.get("root.proc-masks") or "").split())
+    return tuple((f"/proc/{name}", kind == "dir") for name, _, kind in entries)
 
 
 def _cgroup_reason(facts: Facts, limit: str) -> str:

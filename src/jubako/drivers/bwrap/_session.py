@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import resource
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from jubako.drivers.bwrap._layout import PATH
-from jubako.guest import LandlockConfig, PrivateMount, SessionConfig
+from jubako.guest import LandlockConfig, MaskedPath, PrivateMount, SessionConfig
 from jubako.linux.cgroup import Ability
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jubako.policy import Policy
 
 __all__ = ["session_config"]
+
+_Masks = tuple[tuple[str, bool], ...]
 
 _SPARE_PROCESSES: Final = 64
 """Room of RLIMIT_NPROC over the cgroup's limit, so that the cgroup's counter sees the hits first."""
@@ -36,6 +38,7 @@ def session_config(plan: Plan, groups: CgroupSupport | None, seccomp: bytes) -> 
         rlimits=_rlimits(policy, groups),
         landlock=_landlock(policy) if wall else None,
         mounts=_mounts(policy),
+        masks=tuple(MaskedPath(path, directory) for path, directory in cast("_Masks", plan.payload["masks"])),
         seccomp=seccomp,
         on_limit=policy.output.on_limit,
     )
