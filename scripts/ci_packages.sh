@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What CI has on top of `make setup`: an emulator and a kernel, for the tests of pure cgroup v2 in a VM.
+# What CI has on top of `make setup`: an ordinary user, and an emulator and a kernel for the tests of pure
+# cgroup v2 in a VM.
 # The kernel package is only unpacked, not installed: prints the directory for JUBAKO_TEST_KERNEL.
 set -euo pipefail
 
@@ -9,6 +10,7 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
   echo "$kernel"
   exit 0
 fi
+id jubakotest >/dev/null 2>&1 || useradd -m jubakotest  # for the tests as an ordinary user
 export DEBIAN_FRONTEND=noninteractive
 if ! command -v qemu-system-x86_64 >/dev/null || ! ls "$kernel"/boot/vmlinuz-* >/dev/null 2>&1; then
   apt-get update -qq

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rm -f .coverage .coverage.*
-[ $# -gt 0 ] || set -- -q -n auto
+[ $# -gt 0 ] || set -- -q -n auto --dist loadgroup
 .venv/bin/python -m coverage run -m pytest "$@"
 .venv/bin/python -m coverage combine -q
 .venv/bin/python -m coverage report --skip-covered --skip-empty

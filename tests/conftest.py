@@ -67,3 +67,13 @@ def state_home(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPat
     bridge = sys.modules.get("jubako.sync.bridge")
     if bridge is not None:
         bridge.close_shared_bridge()
+
+
+_WHOLE_MACHINE = ("tests/escape/", "tests/integration/test_reaper")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that look at the whole machine (leftovers, victims) on one worker, one after another."""
+    for item in items:
+        if any(part in f"{item.path}" for part in _WHOLE_MACHINE):
+            item.add_marker(pytest.mark.xdist_group("machine"))

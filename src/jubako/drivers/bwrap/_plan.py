@@ -179,7 +179,7 @@ def _resource_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
         yield ControlResult(
             "resource.memory",
             _PARTIAL,
-            "address space limit per process",
+            "data size and address space limits per process",
             f"the sum over processes is not limited: {_cgroup_reason(facts, 'memory')}",
             _CGROUP_REMEDY,
         )

@@ -102,6 +102,8 @@ def _rlimits(policy: Policy, groups: CgroupSupport | None) -> dict[int, tuple[in
         resource.RLIMIT_MSGQUEUE: (0, 0),
     }
     if not grouped(Ability.MEMORY):  # control: resource.memory
+        # Private memory counts as data since Linux 4.7; shared memory only as address space.
+        limits[resource.RLIMIT_DATA] = (wanted.memory, wanted.memory)
         space = max(wanted.memory, _MINIMUM_SPACE)
         limits[resource.RLIMIT_AS] = (space, space)
     if not grouped(Ability.CPU):  # control: resource.cpu
