@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["SKIP_PREFIX", "VARIABLE", "require_driver", "required_drivers"]
 
 VARIABLE: Final = "JUBAKO_REQUIRE_DRIVERS"
-"""Names the drivers that this machine must have, separated by commas."""
+"""Names the drivers that this machine must have, separated by commas or spaces."""
 
-SKIP_PREFIX: Final = "jubako driver absent: "
-"""How the reason of every such skip begins; the summary counts by it."""
+SKIP_PREFIX: Final = "driver "
+"""How the reason of every such skip begins, before name and colon; the summary counts by it."""
 
 
 def required_drivers() -> frozenset[str]:
     """Return the drivers that ``JUBAKO_REQUIRE_DRIVERS`` names."""
-    return frozenset(name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip())
+    return frozenset(os.environ.get(VARIABLE, "").replace(",", " ").split())
 
 
 def require_driver(name: str) -> Driver:

@@ -6,6 +6,7 @@ Loaded by itself where jubako is installed; it says nothing unless drivers were 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["pytest_addoption", "pytest_configure", "pytest_terminal_summary"]
+
+_ABSENT: Final = re.compile(r"(?:Skipped: )?driver ([\w.-]+: .*)", re.DOTALL)
+"""As ``jubako.testing.drivers`` words its skips."""
 
 _RESULTS: Final = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 
@@ -74,15 +78,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _absences(stats: dict[str, list[object]]) -> Iterator[str]:
-    prefix = "jubako driver absent: "
     for report in stats.get("skipped", []):
         match getattr(report, "longrepr", None):
             case (_, _, str(text)):  # where, which line, why
-                _, found, reason = text.partition(prefix)
+                found = _ABSENT.match(text)
             case _:
                 continue
         if found:
-            yield reason
+            yield found[1]
 
 
 def _lines(stats: dict[str, list[object]]) -> Iterator[str]:

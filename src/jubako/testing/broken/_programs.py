@@ -273,6 +273,36 @@ class KillsEverything(BrokenDriver):
     process_type = _Process
 
 
+class KillsBackground(BrokenDriver):
+    """Kills what a program left in the background when it ends."""
+
+    breaks = frozenset({"background.survives", "features.background"})
+    reach = frozenset({"wait"})
+
+    class _Process(BrokenProcess):
+        async def wait(self) -> ExitStatus:
+            """Wait, then kill the rest."""
+            status = await super().wait()
+            await self.inner.kill()
+            return status
+
+    process_type = _Process
+
+
+class SignalsByDefault(BrokenDriver):
+    """Has a method that differs from the contract."""
+
+    breaks = frozenset({"contract.shape"})
+    reach = frozenset({"asks.driver"})
+
+    class _Process(BrokenProcess):
+        async def signal(self, number: int = 15) -> None:
+            """Send a signal, SIGTERM if none is named."""
+            await super().signal(number)
+
+    process_type = _Process
+
+
 class SwallowsSignal(BrokenDriver):
     """Passes on only the signals it knows."""
 
@@ -380,6 +410,8 @@ PROGRAM_DEFECTS: Final[tuple[type[BrokenDriver], ...]] = (
     CancelLeaks,
     KillsTwiceFails,
     KillsEverything,
+    KillsBackground,
+    SignalsByDefault,
     SwallowsSignal,
     SignalGoneFails,
     IgnoresResize,

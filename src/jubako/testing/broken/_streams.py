@@ -237,6 +237,7 @@ class DropsUnread(BrokenDriver):
         async def wait(self) -> ExitStatus:
             """Wait, then drop what nobody asked for."""
             status = await super().wait()
+            await anyio.lowlevel.checkpoint()  # whoever is about to read begins now
             for stream in (self._out, self._err):
                 if isinstance(stream, _Droppable) and not stream.touched:
                     stream.dropped = True

@@ -3,13 +3,13 @@
 Subclass ``DriverConformance`` and override its ``driver`` fixture, see docs/howto/write-a-driver.md.
 """
 
-try:
-    import pytest  # noqa: F401  # said clearly here instead of somewhere below
-except ImportError as error:
-    from jubako.errors import MissingExtraError
+from importlib.util import find_spec
 
+from jubako.errors import MissingExtraError
+
+if find_spec("pytest") is None:
     message = "the conformance suite needs pytest"
-    raise MissingExtraError(message, hint="pip install 'jubako[testing]'", details={"extra": "testing"}) from error
+    raise MissingExtraError(message, hint="pip install 'jubako[testing]'", details={"extra": "testing"})
 
 from jubako.testing.conformance._arguments import ArgumentChecks
 from jubako.testing.conformance._base import PytestChecks

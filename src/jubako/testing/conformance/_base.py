@@ -15,11 +15,11 @@ from jubako.testing.conformance._guest import Toolchain
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from jubako.boundary.contract import Driver
+    from jubako.boundary.contract import Driver, ProbeReport
 
 __all__ = ["PytestChecks"]
 
-_REPORTS: Final = pytest.StashKey["dict[int, tuple[Driver, ProbeReport]]"]()
+_REPORTS: Final[pytest.StashKey[dict[int, tuple[Driver, ProbeReport]]]] = pytest.StashKey()
 """Each driver object's probe report, for all checks of a session."""
 
 
