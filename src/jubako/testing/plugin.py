@@ -7,6 +7,7 @@ Loaded by itself where jubako is installed; it says nothing unless drivers were 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -40,7 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     config.addinivalue_line("markers", "slow: takes more than a few seconds")
     # Comparisons in the suite explain themselves like those in test files.
-    pytest.register_assert_rewrite("jubako.testing.conformance")
+    if "jubako.testing.conformance" not in sys.modules:
+        pytest.register_assert_rewrite("jubako.testing.conformance")
     _check_required()
 
 
