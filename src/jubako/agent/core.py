@@ -179,8 +179,11 @@ class Agent:
                 del out[: posix.write(self.fd, out)]
         except BlockingIOError:
             pass
-        except OSError:
-            self.die(0)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.ENOBUFS):
+                self.die(0)
+            # The sandbox is at its memory limit; something is about to be killed for it.
+            time.sleep(0.001)
         if bool(out) != self._blocked:
             self._blocked = bool(out)
             self._poll.modify(self.fd, select.EPOLLIN | (select.EPOLLOUT if out else 0))
