@@ -7,6 +7,7 @@ delegate that changes nothing (``baseline``), whose checks must all be green. Wi
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -19,11 +20,24 @@ from jubako.testing.conformance import AllChecks, Check, checks_of
 from jubako.testing.runner import CheckResult, Outcome, run_checks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from jubako.boundary.contract import Driver
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [
+    pytest.mark.timeout(300),
+    # Broken drivers leave streams and processes unclosed on purpose; whichever test runs next would be blamed.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Let what a broken driver left be found here, not in a test of another module."""
+    yield
+    gc.collect()
+
 
 _FULL = os.environ.get("JUBAKO_BROKEN_FULL") == "1"
 
