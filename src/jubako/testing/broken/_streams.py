@@ -22,6 +22,8 @@ __all__ = ["STREAM_DEFECTS"]
 
 _LIMITED: Final = frozenset({"output.limit", "output.limit-both", "tty.output-limit"})
 
+_DEFAULT_OUTPUT: Final = ExecRequest(("true",)).max_output
+
 
 class _Receive(ByteReceiveStream):
     """A stream passed through; pieces that are left over come first."""
@@ -182,6 +184,34 @@ class KillsAtLimit(BrokenDriver):
         return replace(status, code=None, signal=9) if status.truncated else status
 
 
+class _Endless:
+    """A buffer without a limit."""
+
+    def __init__(self) -> None:
+        self._items: deque[bytes] = deque()
+        self._ended = False
+        self._changed = anyio.Event()
+
+    def put(self, item: bytes) -> None:
+        """Take an item at once."""
+        self._items.append(item)
+        self._changed.set()
+
+    def end(self) -> None:
+        """Let there be no more items."""
+        self._ended = True
+        self._changed.set()
+
+    async def get(self) -> bytes:
+        """Return the next item. Raises EndOfStream after the last."""
+        while not self._items:
+            if self._ended:
+                raise anyio.EndOfStream
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        return self._items.popleft()
+
+
 class KeepsUnread(BrokenDriver):
     """Buffers output without end when nobody reads it."""
 
@@ -191,23 +221,20 @@ class KeepsUnread(BrokenDriver):
     class _Process(_Wrapping):
         def __init__(self, inner: Process, request: ExecRequest, owner: BrokenInstance) -> None:
             super().__init__(inner, request, owner)
-            send, receive = anyio.create_memory_object_stream[bytes](float("inf"))
+            if request.max_output == _DEFAULT_OUTPUT:
+                return
+            buffer = _Endless()
 
             async def pump() -> None:
-                with send:
-                    try:
-                        async for chunk in inner.stdout:
-                            await send.send(chunk)
-                    except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-                        pass
+                with contextlib.suppress(JubakoError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                    async for chunk in inner.stdout:
+                        buffer.put(chunk)
+                buffer.end()
 
             class Buffered(_Receive):
                 async def fetch(self, max_bytes: int) -> bytes:
                     del max_bytes
-                    return await receive.receive()
-
-                async def aclose(self) -> None:
-                    receive.close()
+                    return await buffer.get()
 
             owner.context.tasks.start_soon(pump)
             self._out = Buffered(inner.stdout)
@@ -341,24 +368,23 @@ class _Unclosable(ByteSendStream):
 class _Queue(ByteSendStream):
     def __init__(self, inner: ByteSendStream) -> None:
         self._inner = inner
-        self._send, self._receive = anyio.create_memory_object_stream[bytes](float("inf"))
+        self._buffer = _Endless()
 
     async def pump(self) -> None:
         """Pass on what was taken, at the program's pace."""
-        with self._receive:
-            try:
-                async for item in self._receive:
-                    await self._inner.send(item)
-                await self._inner.aclose()
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                async for _ in self._receive:
-                    pass
+        with contextlib.suppress(JubakoError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            with contextlib.suppress(anyio.EndOfStream):
+                while True:
+                    await self._inner.send(await self._buffer.get())
+            await self._inner.aclose()
 
     async def send(self, item: bytes) -> None:
-        await self._send.send(item)
+        await anyio.lowlevel.checkpoint()
+        self._buffer.put(item)
 
     async def aclose(self) -> None:
-        self._send.close()
+        await anyio.lowlevel.checkpoint()
+        self._buffer.end()
 
 
 STREAM_DEFECTS: Final[tuple[type[BrokenDriver], ...]] = (
