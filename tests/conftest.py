@@ -69,7 +69,7 @@ def state_home(tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPat
         bridge.close_shared_bridge()
 
 
-_WHOLE_MACHINE = ("tests/escape/", "tests/integration/test_reaper")
+_WHOLE_MACHINE = ("tests/docs/", "tests/escape/", "tests/integration/test_reaper")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
