@@ -21,6 +21,8 @@ GROUPS: Final = {
     "process": "Processes",
     "resource": "Resources",
     "time": "Time",
+    "tool": "Host functions",
+    "observe": "Observation",
     "secret": "Secrets",
     "data": "Data",
 }

@@ -2,7 +2,8 @@
 
 JubakoError
 ├── ConfigurationError: InvalidPolicyError, InvalidRequestError, UnknownDriverError, MissingExtraError
-├── BoundaryError: DriverUnavailableError, PolicyNotEnforceableError, LaunchError, InstanceLostError, ProtocolError
+├── BoundaryError: DriverUnavailableError, PolicyNotEnforceableError, LaunchError, InstanceLostError, ProtocolError,
+│   SnapshotError: SnapshotIncompatibleError
 ├── LifecycleError: SandboxNotFoundError, SandboxStateError, SandboxExpiredError, NameTakenError
 ├── ExecutionError: ExecTimeoutError, OutputLimitError, CommandFailedError
 ├── GuestError: GuestFileError (+ twins of FileNotFoundError, ...), FileTooLargeError, GuestConnectionError
@@ -53,6 +54,8 @@ __all__ = [
     "SandboxExpiredError",
     "SandboxNotFoundError",
     "SandboxStateError",
+    "SnapshotError",
+    "SnapshotIncompatibleError",
     "StoreError",
     "UnknownDriverError",
 ]
@@ -158,6 +161,18 @@ class ProtocolError(BoundaryError):
     """The guest broke the agent protocol; the sandbox was killed."""
 
     code = "protocol-violation"
+
+
+class SnapshotError(BoundaryError):
+    """A snapshot could not be written or read; the sandbox and older snapshots are as they were."""
+
+    code = "snapshot-failed"
+
+
+class SnapshotIncompatibleError(SnapshotError):
+    """A snapshot does not fit this machine, driver version or policy; ``details`` names what differs."""
+
+    code = "snapshot-incompatible"
 
 
 class LifecycleError(JubakoError):

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jubako._lib.jsontext import digest
 from jubako._lib.levels import Enforcement, Requirement
-from jubako.boundary.contract import BoundaryKind, ControlResult
+from jubako.boundary.contract import BoundaryKind, ControlResult, Feature
 from jubako.errors import PolicyNotEnforceableError
 from jubako.policy import CONTROLS, AcceptWeaker, Policy, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from jubako.boundary.contract import Plan, ProbeReport
 
@@ -166,11 +166,15 @@ def applicable_controls(policy: Policy) -> tuple[str, ...]:
     absent = {"secret.broker"} if not policy.secrets else set[str]()
     if not (policy.data.labels or policy.data.regions):
         absent.add("data.labels")
+    if not policy.tools:
+        absent.add("tool.calls")
+    if not policy.observe.activity:
+        absent.add("observe.activity")
     return tuple(control for control in CONTROLS if control not in absent)
 
 
-def common_controls(policy: Policy) -> list[ControlResult]:
-    """Return the results for what the host's core does alike for every driver.
+def common_controls(policy: Policy, features: Collection[Feature] = ()) -> list[ControlResult]:
+    """Return the results for what the host's core does alike for every driver with these features.
 
     Time and output limits are held outside the sandbox. Secrets and data labels have no enforcing part
     yet, so a policy with such a clause is refused unless it accepts that in writing.
@@ -181,6 +185,8 @@ def common_controls(policy: Policy) -> list[ControlResult]:
         ControlResult("time.exec", Enforcement.ENFORCED, "the host's clock; the program's tree is killed"),
         ControlResult("time.sandbox", Enforcement.ENFORCED, "the host's clock; reaped at the next start after a crash"),
     ]
+    if policy.tools:
+        results.append(_tool_calls(features))
     if policy.secrets:
         reason = "no broker holds secrets outside yet: they would not be usable inside"
         results.append(_missing("secret.broker", reason, "remove [secrets] from the policy"))
@@ -188,6 +194,15 @@ def common_controls(policy: Policy) -> list[ControlResult]:
         reason = "nothing keeps labelled data within its bounds yet"
         results.append(_missing("data.labels", reason, "remove [data] from the policy"))
     return results
+
+
+def _tool_calls(features: Collection[Feature]) -> ControlResult:
+    if Feature.TOOLS in features:
+        return ControlResult(
+            "tool.calls", Enforcement.ENFORCED, "allow-list, argument schema, budget and time limit, held on the host"
+        )
+    reason = "programs have no way to host functions behind this driver"
+    return _missing("tool.calls", reason, "remove [tools] from the policy, or use another driver")
 
 
 def _missing(control: str, reason: str, remedy: str) -> ControlResult:

@@ -33,6 +33,8 @@ _GROUPS: Final = MappingProxyType(
         "process": "Processes",
         "resource": "Resources",
         "time": "Time",
+        "tool": "Host functions",
+        "observe": "Observation",
         "secret": "Secrets",
         "data": "Data",
     }

@@ -58,6 +58,7 @@ __all__ = [
     "SnapshotRef",
     "Snapshottable",
     "TerminalSize",
+    "ToolLink",
     "Usage",
     "WatchEvent",
     "WatchKind",
@@ -78,15 +79,23 @@ class BoundaryKind(StrEnum):
 
 
 class Feature(StrEnum):
-    """Optional abilities of a driver; each has a protocol below or a rule in the suite."""
+    """Optional abilities of a driver; each has a protocol below or a rule in the suite.
+
+    ``PROCESSES``: programs can start programs, and there is a POSIX shell. ``PRELOAD``: programs can
+    start as forks of an interpreter that has imported modules already (``SandboxSpec.preload``).
+    ``TOOLS``: programs can call the host functions that the policy grants (``DriverContext.tools``).
+    """
 
     ATTEST = "attest"
     BACKGROUND = "background"
     FORK = "fork"
     PAUSE = "pause"
     PORTS = "ports"
+    PRELOAD = "preload"
+    PROCESSES = "processes"
     SIGNALS = "signals"
     SNAPSHOT = "snapshot"
+    TOOLS = "tools"
     TTY = "tty"
     WATCH = "watch"
 
@@ -162,6 +171,7 @@ class ExecRequest:
     sandbox's own environment. ``tty`` gives the program a terminal: stdout then carries everything
     and stderr is empty at once. ``max_output`` counts stdout and stderr together, in bytes; what is
     over it is drained and dropped and the status says ``truncated``. ``timeout`` kills the tree.
+    ``preloaded`` starts ``argv``, a ``python3`` command, as a fork of the preloaded interpreter.
     """
 
     argv: tuple[str, ...]
@@ -172,6 +182,7 @@ class ExecRequest:
     stdin: bool = False
     timeout: timedelta | None = None
     max_output: int = 10 * 1024 * 1024
+    preloaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,12 +397,25 @@ class EgressLink(Protocol):
         ...
 
 
+class ToolLink(Protocol):
+    """The host functions that one sandbox may call; allow-list, schema and budget are held behind it."""
+
+    async def call(self, tool: str, arguments: bytes) -> bytes:
+        """Return the answer to one call: a JSON object ``{"result": ...}`` or ``{"error": {...}}``.
+
+        ``tool`` and ``arguments`` (JSON text) come from the guest unchecked, bounded in size by the
+        driver. Never raises for what the guest sent.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class DriverContext:
     """Everything a driver is given; drivers import no service code.
 
     ``state_dir`` is a private directory of this instance, made by the caller and removed by it.
     ``tasks`` outlives the instance; background work of the instance runs there and never raises.
+    ``tools`` is None where the policy grants none.
     """
 
     sandbox_id: str
@@ -400,6 +424,7 @@ class DriverContext:
     tasks: TaskGroup
     emit: Callable[[EventData], None]
     egress: EgressLink | None = None
+    tools: ToolLink | None = None
 
 
 class Driver(Protocol):
@@ -442,11 +467,15 @@ class Driver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRef:
-    """Names a snapshot by content."""
+    """Names a snapshot by content: ``digest`` is the SHA-256, in hex, over the driver's files of it.
+
+    ``requires`` holds what must be the same where it is restored (versions, kernel, CPU, protocol).
+    """
 
     driver: str
     digest: str
     parent: str | None
+    requires: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @runtime_checkable
@@ -464,10 +493,14 @@ class Pausable(Protocol):
 
 @runtime_checkable
 class Snapshottable(Protocol):
-    """Instances that can be written down and restored."""
+    """Instances whose driver reports ``Feature.SNAPSHOT``; the driver is then a ``Restorer``."""
 
-    async def snapshot(self, *, memory: bool) -> SnapshotRef:
-        """Write the sandbox down, with its memory if asked for."""
+    async def snapshot(self, directory: Path, *, memory: bool) -> SnapshotRef:
+        """Write the sandbox down into ``directory``, empty and private; it goes on running afterwards.
+
+        Raises SandboxStateError while programs started by ``exec`` run: a restored child would have
+        nobody to hear them. Raises SnapshotError when it can't be written; the sandbox goes on.
+        """
         ...
 
 
@@ -475,8 +508,13 @@ class Snapshottable(Protocol):
 class Restorer(Protocol):
     """Drivers that make an instance from a snapshot."""
 
-    async def restore(self, ref: SnapshotRef, plan: Plan, ctx: DriverContext) -> Instance:
-        """Make an instance from a snapshot."""
+    async def restore(self, ref: SnapshotRef, directory: Path, plan: Plan, ctx: DriverContext) -> Instance:
+        """Make an instance that goes on from the snapshot in ``directory`` once it is started.
+
+        It has an identity of its own: random seeds, host name, machine id. ``directory`` is only read
+        and stays until the instance is destroyed. Raises SnapshotIncompatibleError when ``ref`` does
+        not fit this machine, driver version or plan, and LaunchError.
+        """
         ...
 
 
@@ -484,8 +522,8 @@ class Restorer(Protocol):
 class Forkable(Protocol):
     """Instances that can be multiplied while they run."""
 
-    async def fork(self, count: int, ctx: DriverContext) -> Sequence[Instance]:
-        """Make ``count`` instances that go on from here, each with an identity of its own."""
+    async def fork(self, contexts: Sequence[DriverContext]) -> Sequence[Instance]:
+        """Make one started instance a context, all or none, that go on from here as ``Restorer.restore`` has it."""
         ...
 
 

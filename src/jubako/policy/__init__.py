@@ -9,6 +9,7 @@ from jubako.policy.model import (
     FilePolicy,
     Mount,
     NetworkPolicy,
+    ObservePolicy,
     OutputPolicy,
     Policy,
     Relaxation,
@@ -17,6 +18,7 @@ from jubako.policy.model import (
     SecretClause,
     SyscallPolicy,
     TimePolicy,
+    ToolGrant,
     WritableMount,
 )
 from jubako.policy.summary import summarize
@@ -30,6 +32,7 @@ __all__ = [
     "FilePolicy",
     "Mount",
     "NetworkPolicy",
+    "ObservePolicy",
     "OutputPolicy",
     "Policy",
     "Relaxation",
@@ -38,6 +41,7 @@ __all__ = [
     "SecretClause",
     "SyscallPolicy",
     "TimePolicy",
+    "ToolGrant",
     "WritableMount",
     "invalid_policy",
     "load_policy",

@@ -67,6 +67,8 @@ _ALL = (
     Control("resource.output", "Output limit", _ENFORCED, "output floods"),
     Control("time.exec", "Time limit per program", _ENFORCED, "endless loops"),
     Control("time.sandbox", "Time to live of the sandbox", _ENFORCED, "forgotten sandboxes"),
+    Control("tool.calls", "Only granted host functions, within budgets", _ENFORCED, "acting through the host unasked"),
+    Control("observe.activity", "Acts of programs are recorded from outside", _ENFORCED, "acting unseen"),
     Control("secret.broker", "Secrets stay outside", _ENFORCED, "stealing credentials"),
     Control("data.labels", "Labelled data stays where it may be", _ENFORCED, "data crossing its boundary"),
 )

@@ -37,6 +37,7 @@ __all__ = [
     "GuestPath",
     "Mount",
     "NetworkPolicy",
+    "ObservePolicy",
     "OutputPolicy",
     "OwnPath",
     "Policy",
@@ -47,6 +48,7 @@ __all__ = [
     "SecretClause",
     "SyscallPolicy",
     "TimePolicy",
+    "ToolGrant",
     "WritableMount",
 ]
 
@@ -96,6 +98,8 @@ OwnPath = Annotated[GuestPath, AfterValidator(_own_place)]
 ControlId = Annotated[str, AfterValidator(_known_control), Field(json_schema_extra={"enum": list(CONTROLS)})]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+ToolName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+ModuleName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*){0,15}$", max_length=256)]
 WrittenReason = Annotated[str, Field(min_length=10, max_length=1000)]
 
 
@@ -225,6 +229,29 @@ class OutputPolicy(Model):
     on_limit: Literal["truncate", "kill"] = Field(default="truncate", description="What happens at the limit.")
 
 
+class ToolGrant(Model):
+    """tool.*: one host function that the code may call, by the name under which the caller supplies it."""
+
+    calls: Count = Field(default=100, ge=1, le=10**9, description="Calls in the sandbox's life.")
+    request_bytes: ByteSize = Field(default=64 * KIB, ge=1, le=MIB, description="Arguments of one call, as JSON.")
+    response_bytes: ByteSize = Field(default=MIB, ge=1, le=16 * MIB, description="Answer to one call, as JSON.")
+    seconds: Seconds = Field(default=30.0, le=3600, description="Wall seconds that one call may take.")
+
+
+class ObservePolicy(Model):
+    """observe.*: what programs inside do, seen from outside of them."""
+
+    activity: bool = Field(
+        default=False,
+        description="Record starts and ends of programs, opened sensitive files and connections as events.",
+    )
+    sensitive: tuple[GuestPath, ...] = Field(
+        default=("/etc/shadow", "/etc/passwd", "/root", "/proc/self/mem", "/home"),
+        max_length=256,
+        description="Paths whose opening is recorded, those below them too.",
+    )
+
+
 class SecretClause(Model):
     """secret.*: one credential that the code may use without seeing it. No driver enforces it yet."""
 
@@ -255,6 +282,8 @@ class Policy(Model):
     output: OutputPolicy = Field(default_factory=OutputPolicy, description="resource.output")
     secrets: dict[VariableName, SecretClause] = Field(default_factory=dict, max_length=64, description="secret.*")
     data: DataPolicy = Field(default_factory=DataPolicy, description="data.*")
+    tools: dict[ToolName, ToolGrant] = Field(default_factory=dict, max_length=64, description="tool.*")
+    observe: ObservePolicy = Field(default_factory=ObservePolicy, description="observe.*")
     require: dict[ControlId, Requirement] = Field(default_factory=dict, description="Stricter levels by control id.")
     relaxations: tuple[Relaxation, ...] = Field(
         default=(), max_length=64, description="Weaker terms, each with a reason."
@@ -305,5 +334,8 @@ class SandboxSpec(Model):
     name: Name | None = Field(default=None, description="A name that no other live sandbox of this user has.")
     labels: dict[Name, Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict, max_length=32, description="Free labels, shown in lists and events."
+    )
+    preload: tuple[ModuleName, ...] = Field(
+        default=(), max_length=64, description="Python modules imported once, before the first program."
     )
     policy: Policy = Field(default_factory=Policy, description="What the code may touch.")

@@ -69,7 +69,7 @@ def test_a_card_gives_the_three_answers_and_every_control() -> None:
     assert (card.lifecycle.ttl, card.lifecycle.exec_timeout) == (3600.0, 300.0)
     assert card.lifecycle.left[0].startswith("nothing inside")
     assert [item.id for item in card.controls] == [
-        name for name in CONTROLS if name not in {"secret.broker", "data.labels"}
+        name for name in CONTROLS if name not in {"secret.broker", "data.labels", "tool.calls", "observe.activity"}
     ]
     assert all(item.verdict == "ok" for item in card.controls)
     assert card.refusals == ()

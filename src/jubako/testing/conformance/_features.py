@@ -135,10 +135,12 @@ class FeatureChecks(Checks):
             assert isinstance(guest.instance, Snapshottable)
             assert isinstance(bench.driver, Restorer)
             await guest.files.write(guest.workspace / "file", b"kept")
-            ref = await guest.instance.snapshot(memory=False)
+            place = bench.context().state_dir
+            ref = await guest.instance.snapshot(place, memory=True)
             assert isinstance(ref, SnapshotRef)
-            copy = await bench.driver.restore(ref, guest.plan, bench.context())
+            copy = await bench.driver.restore(ref, place, guest.plan, bench.context())
             try:
+                await copy.start()
                 assert await copy.files.read(guest.workspace / "file", limit=10) == b"kept"
             finally:
                 await copy.destroy()
@@ -152,7 +154,7 @@ class FeatureChecks(Checks):
 
         async def act() -> None:
             assert isinstance(guest.instance, Forkable)
-            copies = await guest.instance.fork(2, bench.context())
+            copies = await guest.instance.fork([bench.context(), bench.context()])
             for copy in copies:
                 await copy.destroy()
             assert len(copies) == 2
