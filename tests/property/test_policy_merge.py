@@ -42,6 +42,13 @@ LIMITS = {
     ("time", "sandbox"): (1.0, 3600.0),
     ("output", "max_bytes"): (1024, 10**6),
 }
+TOOLS = ("look_up", "send")
+BUDGETS = {
+    "calls": (1, 100),
+    "request_bytes": (64, 4096),
+    "response_bytes": (64, 4096),
+    "seconds": (0.5, 30.0),
+}
 Action = tuple[Any, ...]
 
 
@@ -69,6 +76,12 @@ def policies(draw: st.DrawFn) -> Policy:
     data["data"] = {
         "labels": draw(st.lists(st.sampled_from(WORDS), max_size=2)),
         "regions": draw(st.lists(st.sampled_from(WORDS), max_size=2)),
+    }
+    grant = st.fixed_dictionaries({field: st.sampled_from(choices) for field, choices in BUDGETS.items()})
+    data["tools"] = draw(st.dictionaries(st.sampled_from(TOOLS), grant))
+    data["observe"] = {
+        "activity": draw(st.booleans()),
+        "sensitive": draw(st.lists(st.sampled_from(PLACES), max_size=3)),
     }
     data["require"] = {
         control: level
@@ -141,6 +154,18 @@ def spends(policy: Policy, name: str, source: str, place: str, host: str) -> boo
     return secret is not None and (secret.source, secret.place) == (source, place) and host in secret.hosts
 
 
+def asks(policy: Policy, name: str, field: str, amount: float) -> bool:
+    grant = policy.tools.get(name)
+    if grant is None:
+        return False
+    limit: float = getattr(grant, field)
+    return amount <= limit
+
+
+def opens_unseen(policy: Policy, path: str) -> bool:
+    return not policy.observe.activity or not any(below(place, path) for place in policy.observe.sensitive)
+
+
 RULES: dict[str, Callable[..., bool]] = {
     "read": shows,
     "write": lambda policy, path, owner, where: shown(policy, path) == (owner, where, True),
@@ -149,6 +174,9 @@ RULES: dict[str, Callable[..., bool]] = {
     "call": lambda policy, name: name not in policy.syscalls.deny,
     "see": lambda policy, name, value: policy.environment.variables.get(name) == value,
     "spend": spends,
+    "ask-the-host": asks,
+    "start-unseen": lambda policy: not policy.observe.activity,
+    "open-unseen": opens_unseen,
     "treat-as-unlabelled": lambda policy, label: label not in policy.data.labels,
     "work-in": lambda policy, region: not policy.data.regions or region in policy.data.regions,
     "start-with": lambda policy, control, level: HELD[level] >= required(policy, control),
@@ -180,6 +208,10 @@ def actions() -> Iterator[Action]:
         for place in ("header:authorization", "query:key")
         for host in HOSTS
     )
+    for name, (field, choices) in itertools.product(TOOLS, BUDGETS.items()):
+        yield from (("ask-the-host", name, field, amount) for amount in (*choices, 10**6))
+    yield ("start-unseen",)
+    yield from (("open-unseen", path) for path in PROBED)
     for word in WORDS:
         yield "treat-as-unlabelled", word
         yield "work-in", word
@@ -210,13 +242,13 @@ def test_a_merged_policy_permits_only_what_both_permit(first: Policy, second: Po
 
 @given(policies(), policies())
 def test_plain_clauses_permit_all_that_both_permit(first: Policy, second: Policy) -> None:
-    """Narrowing is no licence to forbid everything: only places and regions may lose more than needed."""
+    """Narrowing is no licence to forbid everything: only places, regions and what is recorded may lose more than needed."""
     both = merged(first, second)
     assume(both is not None)
     assert both is not None
     for action in ACTIONS:
         if (
-            action[0] not in {"read", "write", "start-with", "option"}
+            action[0] not in {"read", "write", "start-with", "option", "open-unseen"}
             and permits(first, action)
             and permits(second, action)
         ):

@@ -2,6 +2,7 @@
 
 Clause by clause: limits take the smaller, mounts and variables only what both have alike, hidden
 paths and denied calls both lists, required levels the stricter, relaxations only what both accept.
+Host functions stay if both grant them, with the smaller budgets; what one of them records is recorded.
 A mount that only one of them has is not merely dropped: its place is hidden, because the other
 policy shows something else there.
 """
@@ -20,11 +21,13 @@ from jubako.policy.model import (
     DataPolicy,
     FilePolicy,
     Mount,
+    ObservePolicy,
     OutputPolicy,
     Policy,
     Relaxation,
     ResourcePolicy,
     SecretClause,
+    ToolGrant,
     WritableMount,
 )
 
@@ -62,6 +65,8 @@ def merge(first: Policy, second: Policy) -> Policy:
                 "output": _output(first.output, second.output),
                 "secrets": _secrets(first.secrets, second.secrets),
                 "data": _data(first.data, second.data),
+                "tools": _tools(first.tools, second.tools),
+                "observe": _observe(first.observe, second.observe),
                 "require": _require(first.require, second.require),
                 "relaxations": _relaxations(first, second),
                 "driver_options": first.driver_options,
@@ -172,6 +177,27 @@ def _data(first: DataPolicy, second: DataPolicy) -> dict[str, object]:
         raise _conflict("data.regions", "no region is allowed by both")
     stated = regions if regions is not None else {*first.regions, *second.regions}
     return {"labels": _union(first.labels, second.labels), "regions": tuple(sorted(stated))}
+
+
+def _tools(first: dict[str, ToolGrant], second: dict[str, ToolGrant]) -> dict[str, dict[str, float]]:
+    """A host function stays if both grant it, with the smaller of each budget."""
+    kept: dict[str, dict[str, float]] = {}
+    for name in sorted(first.keys() & second.keys()):
+        ours, theirs = first[name], second[name]
+        kept[name] = {
+            "calls": min(ours.calls, theirs.calls),
+            "request_bytes": min(ours.request_bytes, theirs.request_bytes),
+            "response_bytes": min(ours.response_bytes, theirs.response_bytes),
+            "seconds": min(ours.seconds, theirs.seconds),
+        }
+    return kept
+
+
+def _observe(first: ObservePolicy, second: ObservePolicy) -> dict[str, object]:
+    return {
+        "activity": first.activity or second.activity,
+        "sensitive": _outermost({*first.sensitive, *second.sensitive}),
+    }
 
 
 def _require(first: dict[str, Requirement], second: dict[str, Requirement]) -> dict[str, Requirement]:

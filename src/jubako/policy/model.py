@@ -243,10 +243,11 @@ class ObservePolicy(Model):
 
     activity: bool = Field(
         default=False,
+        strict=True,
         description="Record starts and ends of programs, opened sensitive files and connections as events.",
     )
     sensitive: tuple[GuestPath, ...] = Field(
-        default=("/etc/shadow", "/etc/passwd", "/root", "/proc/self/mem", "/home"),
+        default=("/etc/passwd", "/etc/shadow", "/home", "/proc/self/mem", "/root"),
         max_length=256,
         description="Paths whose opening is recorded, those below them too.",
     )
@@ -313,6 +314,21 @@ class Policy(Model):
                 text = "mount of {source} is rw without a writable-mount relaxation that says why"
                 raise PydanticCustomError("unreasoned_mount", text, {"source": mount.source, "place": place})
         return self
+
+    def with_tools(self, *names: str, grant: ToolGrant | None = None) -> Self:
+        """Return this policy with a grant for each of the host functions ``names``, the default one unless given.
+
+        A grant that is there already is replaced. Raises InvalidPolicyError for a name that none can have.
+        """
+        from pydantic import ValidationError
+
+        from jubako.policy.load import invalid_policy
+
+        given = grant or ToolGrant()
+        try:
+            return self.model_validate({**dict(self), "tools": {**self.tools, **dict.fromkeys(names, given)}})
+        except ValidationError as error:
+            raise invalid_policy(error) from error
 
     def requirement(self, control: str) -> Requirement:
         """Return the least level that a launch under this policy accepts for ``control``."""

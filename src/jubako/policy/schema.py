@@ -106,7 +106,8 @@ def _below(root: JsonSchema, node: JsonSchema, part: str | int) -> list[JsonSche
     node = _resolved(root, node)
     found = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
     if found is None and isinstance(part, str):
-        found = node.get("additionalProperties")
+        named = node.get("patternProperties", {}).values()
+        found = next(iter(named), node.get("additionalProperties"))
     if not isinstance(found, dict):
         return []
     child = cast("JsonSchema", found)

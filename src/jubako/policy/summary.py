@@ -21,6 +21,12 @@ def summarize(policy: Policy) -> Iterator[tuple[str, str]]:
     yield from _limits(policy)
     # Names only: a value may be something that should not stand in a card.
     yield "environment", ", ".join(sorted(policy.environment.variables)) or "nothing of the host's"
+    for name, grant in sorted(policy.tools.items()):
+        calls = f"{grant.calls} call{'' if grant.calls == 1 else 's'}, {format_seconds(grant.seconds)} each"
+        sizes = f"{format_size(grant.request_bytes)} in, {format_size(grant.response_bytes)} out"
+        yield "host function", f"{name}: {calls}, {sizes}"
+    if policy.observe.activity:
+        yield "recorded", f"programs, connections, and what is opened in {', '.join(policy.observe.sensitive) or '-'}"
     for name, clause in sorted(policy.secrets.items()):
         yield "secret", f"{name} for {', '.join(clause.hosts)}"
     labels, regions = policy.data.labels, policy.data.regions

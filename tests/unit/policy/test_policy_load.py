@@ -131,6 +131,9 @@ memory = "1 MB"
         ("schema_version = 1\nrequire.'fs.proc' = 'optional'\n", (2, 1), 'require."fs.proc"'),
         ("schema_version = 1\n[environment.variables]\n'A B' = '1'\n", (3, 1), 'environment.variables."A B"'),
         ("schema_version = 1\n[secrets.KEY]\nsource = 'env:X'\n", (2, 1), "secrets.KEY.hosts"),
+        ("schema_version = 1\n[tools.'Look Up']\n", (2, 1), 'tools."Look Up"'),
+        ("schema_version = 1\n[tools.search]\ncalls = 1.5\n", (3, 1), "tools.search.calls"),
+        ("schema_version = 1\n[observe]\nactivity = true\nsensitive = ['/a', 'b']\n", (4, 20), "observe.sensitive[1]"),
         (
             "schema_version = 1\n\n[[files.mounts]]\nsource='/a'\ntarget='/b'\naccess='rw'\n",
             (6, 1),
@@ -147,6 +150,11 @@ memory = "1 MB"
 )
 def test_toml_problems_have_a_place(text: str, place: tuple[int, int], field: str) -> None:
     assert problems(text) == [(*place, field)]
+
+
+def test_a_misspelt_budget_is_guessed() -> None:
+    text = "schema_version = 1\n[tools.search]\nsecond = 3\n"
+    assert "p.toml:3:1: tools.search.second: unknown field; did you mean seconds?" in refusal(text).message
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from jubako._lib.levels import Requirement
 from jubako.errors import InvalidPolicyError
-from jubako.policy import CONTROLS, Policy, SandboxSpec, summarize
+from jubako.policy import CONTROLS, ObservePolicy, Policy, SandboxSpec, ToolGrant, summarize
 from jubako.policy.merge import merge
 from jubako.policy.presets import PRESETS, preset
 
@@ -94,6 +94,8 @@ def test_a_policy_in_words() -> None:
             "output": {"on_limit": "kill"},
             "secrets": {"KEY": {"source": "env:X", "hosts": ["a.example", "b.example"]}},
             "data": {"labels": ["pii"]},
+            "tools": {"search": {"calls": 1}, "send": {"seconds": "2m"}},
+            "observe": {"activity": True, "sensitive": ["/etc", "/home"]},
         }
     )
     assert list(summarize(policy)) == [
@@ -109,9 +111,34 @@ def test_a_policy_in_words() -> None:
         ("output", "10 MiB per program, then killed"),
         ("time", "5 min per program, 1 h in all"),
         ("environment", "A, B"),
+        ("host function", "search: 1 call, 30 s each, 64 KiB in, 1 MiB out"),
+        ("host function", "send: 100 calls, 2 min each, 64 KiB in, 1 MiB out"),
+        ("recorded", "programs, connections, and what is opened in /etc, /home"),
         ("secret", "KEY for a.example, b.example"),
         ("data", "labels pii; regions any"),
     ]
+
+
+def test_host_functions_are_granted_by_name() -> None:
+    policy = preset("locked-down").with_tools("search", "send").with_tools("send", grant=ToolGrant(calls=3))
+    assert policy.tools == {"search": ToolGrant(), "send": ToolGrant(calls=3)}
+    assert policy.model_copy(update={"tools": {}}) == preset("locked-down")
+    assert merge(policy, Policy().with_tools("send")).tools == {"send": ToolGrant(calls=3)}
+    with pytest.raises(InvalidPolicyError, match="Send Mail"):
+        policy.with_tools("Send Mail")
+
+
+def test_what_one_of_two_records_is_recorded() -> None:
+    loud = Policy.model_validate({"observe": {"activity": True, "sensitive": ["/data/keys"]}})
+    quiet = Policy.model_validate({"observe": {"sensitive": ["/data"]}})
+    assert merge(loud, quiet).observe == ObservePolicy(activity=True, sensitive=("/data",))
+
+
+@pytest.mark.parametrize("module", ["", "numpy ", "a..b", ".a", "os;x", "1a", "a-b", "a." * 20 + "a", "é"])
+def test_modules_to_preload_have_plain_dotted_names(module: str) -> None:
+    with pytest.raises(ValidationError, match="preload"):
+        SandboxSpec.model_validate({"preload": [module]})
+    assert SandboxSpec(preload=("numpy", "os.path", "_x.y1")).preload[1] == "os.path"
 
 
 def test_presets() -> None:
