@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jubako.drivers.bwrap._layout import etc_shared, proc_masks, toolchain
+from jubako.jail.bubblewrap.layout import etc_shared, proc_masks, toolchain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,16 +11,18 @@ from unittest.mock import patch
 
 import anyio
 
-from jubako.drivers.bwrap import BwrapDriver, _instance, _launch
-from jubako.drivers.bwrap._session import session_config
+from jubako.drivers.bwrap import BwrapDriver
+from jubako.jail import group
+from jubako.jail.bubblewrap import driver, instance, launch
+from jubako.jail.bubblewrap.session import session_config
 from jubako.linux.verify import WallReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from jubako.boundary.contract import DriverContext, ExecRequest, Instance, Plan, ProbeReport, Process
-    from jubako.drivers.bwrap._probe import Machine
     from jubako.guest import SessionConfig
+    from jubako.jail.bubblewrap.probe import Machine
     from jubako.linux.cgroup import Limits
     from jubako.policy import SandboxSpec
 
@@ -87,7 +89,7 @@ class WeakDriver(BwrapDriver):
 @contextmanager
 def weakened(weakening: Weakening) -> Generator[WeakDriver]:
     """Yield the driver; within, the driver's own checks of its walls are off."""
-    limits_of, mask = _launch.limits_of, _launch._mask
+    limits_of, mask = group.limits_of, launch._mask
 
     def session(*args: Any) -> SessionConfig:
         config = session_config(*args)
@@ -96,19 +98,19 @@ def weakened(weakening: Weakening) -> Generator[WeakDriver]:
         return weakening.session(config) if weakening.session else config
 
     with (
-        patch.object(_instance, "session_config", session),
-        patch.object(_instance.BwrapInstance, "_planned", lambda *_args: False),
-        patch.object(_instance, "verify_walls", lambda *_args: WallReport()),
-        patch.object(_launch, "_mask", mask if weakening.hide else lambda *_args: []),
+        patch.object(driver, "session_config", session),
+        patch.object(instance.JailedInstance, "_planned", lambda *_args: False),
+        patch.object(instance, "verify_walls", lambda *_args: WallReport()),
+        patch.object(launch, "_mask", mask if weakening.hide else lambda *_args: []),
         patch.object(
-            _launch,
+            group,
             "limits_of",
             lambda plan: weakening.limits(limits_of(plan)) if weakening.limits else limits_of(plan),
         ),
         patch.object(
-            _launch,
+            launch,
             "_NAMESPACES",
-            weakening.namespaces(_launch._NAMESPACES) if weakening.namespaces else _launch._NAMESPACES,
+            weakening.namespaces(launch._NAMESPACES) if weakening.namespaces else launch._NAMESPACES,
         ),
     ):
         yield WeakDriver(weakening)

@@ -9,7 +9,7 @@ import pytest
 
 from jubako.boundary.contract import InstanceRef
 from jubako.drivers.bwrap import BwrapDriver
-from jubako.drivers.bwrap._leftovers import MARKER, leftovers
+from jubako.jail.leftovers import MARKER, leftovers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.driver("bwrap")]
 
@@ -23,7 +23,7 @@ def anyio_backend() -> str:
 
 async def test_a_process_without_a_cgroup_is_reaped() -> None:
     # Stands for bubblewrap's child that sleeps for good because its parent was killed too early.
-    with subprocess.Popen([*SLEEP, MARKER, "deadowner-box1"]) as left:  # noqa: ASYNC220  # takes a millisecond
+    with subprocess.Popen([*SLEEP, MARKER, "bwrap.deadowner-box1"]) as left:  # noqa: ASYNC220  # takes a millisecond
         try:
             driver = BwrapDriver()
             ref = InstanceRef("bwrap", "box1", "deadowner")
@@ -39,9 +39,9 @@ async def test_a_process_without_a_cgroup_is_reaped() -> None:
 
 
 def test_only_the_exact_position_counts() -> None:
-    with subprocess.Popen([*SLEEP, MARKER, "deadowner-box2", "x"]) as other:
+    with subprocess.Popen([*SLEEP, MARKER, "bwrap.deadowner-box2", "x"]) as other:
         try:
-            assert "deadowner-box2" not in leftovers()
+            assert "bwrap.deadowner-box2" not in leftovers()
             assert "x" not in leftovers()
         finally:
             other.kill()

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanChecks"]
 
-_CONDITIONAL: Final = frozenset({"fs.mounts", "resource.io", "secret.broker", "data.labels"})
+_CONDITIONAL: Final = frozenset(
+    {"fs.mounts", "resource.io", "tool.calls", "observe.activity", "secret.broker", "data.labels"}
+)
 """Controls that a plan must mention only when the policy has the clause."""
 
 _FORBIDDEN_EVENTS: Final = ("open", "os.", "subprocess.", "socket.", "shutil.", "glob.", "ctypes.", "tempfile.")

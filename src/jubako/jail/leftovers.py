@@ -11,15 +11,20 @@ import os
 import select
 import signal
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jubako.errors import LaunchError
+from jubako.jail.names import full_name, ref_of
 from jubako.linux.procinfo import pids, read_file
 
-__all__ = ["MARKER", "leftovers", "remove_processes"]
+if TYPE_CHECKING:
+    from jubako.boundary.contract import InstanceRef
+    from jubako.linux.cgroup import CgroupManager
+
+__all__ = ["MARKER", "find_orphans", "leftovers", "reap_named", "remove_processes"]
 
 MARKER: Final = "--sandbox"
-"""The agent's last argument but one; the last is the sandbox's full name, ``<owner>-<id>``."""
+"""The agent's last argument but one; the last is the sandbox's full name (``jail.names``)."""
 
 _PATIENCE_MS: Final = 5000
 
@@ -39,6 +44,23 @@ def _name(pid: int) -> str | None:
     if len(words) < 4 or words[-3] != MARKER.encode():  # the text ends with a NUL
         return None
     return words[-2].decode("ascii", "replace")
+
+
+def find_orphans(driver: str, owner: str | None, groups: CgroupManager | None) -> tuple[InstanceRef, ...]:
+    """Return the sandboxes of ``driver`` and ``owner`` (anybody's, for None) seen by process or cgroup. Blocking."""
+    names = set(leftovers())
+    if groups is not None:
+        names |= groups.names()
+    refs = (ref for name in sorted(names) if (ref := ref_of(name)) is not None)
+    return tuple(ref for ref in refs if ref.driver == driver and owner in {None, ref.owner})
+
+
+def reap_named(ref: InstanceRef, groups: CgroupManager | None) -> None:
+    """End what is left of the sandbox and remove its cgroup. Blocking."""
+    # The cgroup goes first: a frozen one delivers no signal until it thaws.
+    if groups is not None:
+        groups.reap(full_name(ref))
+    remove_processes(full_name(ref))
 
 
 def remove_processes(name: str) -> None:

@@ -1,51 +1,79 @@
-"""One sandbox behind bubblewrap: the agent session, the cgroup, and their common end."""
+"""An instance whose first process is the guest agent: the session, the cgroup, and their common end.
+
+A driver says how its walls are launched and checked; everything else is the same behind every wall.
+"""
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import anyio
 from anyio import to_thread
 
 from jubako.boundary.contract import InstanceExit, InstanceRef, Usage
-from jubako.drivers.bwrap._launch import launch
-from jubako.drivers.bwrap._session import session_config
 from jubako.errors import BoundaryError, InstanceLostError, LaunchError, SandboxStateError
 from jubako.events import AgentViolated
 from jubako.guest import GuestSession, SocketStream
-from jubako.linux.cgroup import Ability
-from jubako.linux.verify import Expected, verify_walls
+from jubako.jail.names import full_name
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
     from anyio.abc import ByteStream
 
     from jubako.boundary.contract import DriverContext, ExecRequest, Files, Plan, Process
-    from jubako.drivers.bwrap._launch import Launched
-    from jubako.drivers.bwrap._probe import Machine
-    from jubako.guest import AgentHello
+    from jubako.guest import SessionConfig
+    from jubako.jail.group import LaunchGroup
     from jubako.linux.cgroup import Cgroup
 
-__all__ = ["BwrapInstance"]
+__all__ = ["AgentInstance", "LaunchedSandbox"]
 
 _DYING_SECONDS: Final = 0.5
-_NAMESPACES: Final = ("ipc", "mnt", "net", "pid", "user", "uts")
-"""The cgroup namespace is only a view; kernels without one are fine."""
 
 
-class BwrapInstance:
-    """A sandbox made by the driver. Made by ``BwrapDriver.create``; not by callers."""
+class LaunchedSandbox(Protocol):
+    """Walls with the agent running inside, and the stream to it."""
 
-    def __init__(self, plan: Plan, ctx: DriverContext, machine: Machine, *, agent: bytes, seccomp: bytes) -> None:
+    @property
+    def stream(self) -> socket.socket:
+        """The host's end; the session closes nothing, ``tear_down`` does."""
+        ...
+
+    @property
+    def group(self) -> LaunchGroup:
+        """The sandbox's cgroup, perhaps still in the making."""
+        ...
+
+    def kill(self) -> None:
+        """Kill everything inside; no error when it is gone."""
+        ...
+
+    async def ended(self) -> None:
+        """Return once the sandbox has ended, for whatever reason."""
+        ...
+
+    def last_words(self) -> str:
+        """Return what the mechanism or the agent said on their error output so far. Never waits."""
+        ...
+
+    async def tear_down(self) -> None:
+        """End everything and free everything; called once."""
+        ...
+
+
+_L = TypeVar("_L", bound=LaunchedSandbox)
+
+
+class AgentInstance(ABC, Generic[_L]):
+    """A sandbox with the agent inside. Drivers subclass it and implement the five hooks below."""
+
+    def __init__(self, plan: Plan, ctx: DriverContext) -> None:
         self._plan = plan
         self._ctx = ctx
-        self._machine = machine
-        self._agent = agent
-        self._seccomp = seccomp
-        self._launched: Launched | None = None
+        self._launched: _L | None = None
         self._session: GuestSession | None = None
         self._exit: InstanceExit | None = None
         self._gone = anyio.Event()
@@ -56,10 +84,12 @@ class BwrapInstance:
 
     @property
     def ref(self) -> InstanceRef:
+        """What names it across a crash."""
         return InstanceRef(self._plan.driver, self._ctx.sandbox_id, self._ctx.owner)
 
     @property
     def files(self) -> Files:
+        """The files inside. Raises SandboxStateError or InstanceLostError."""
         return self._live("files").files
 
     async def start(self) -> None:
@@ -73,22 +103,10 @@ class BwrapInstance:
             raise SandboxStateError("the sandbox was started before", details={"call": "start"})
         self._started = True
         try:
-            launched = await launch(
-                self._plan,
-                self._machine,
-                self._ctx.tasks,
-                name=f"{self._ctx.owner}-{self._ctx.sandbox_id}",
-                agent=self._agent,
-            )
-            self._launched = launched
-            self._session = await GuestSession.open(
-                SocketStream(launched.stream),
-                tasks=self._ctx.tasks,
-                config=session_config(self._plan, self._machine.cgroups, self._seccomp),
-                hooks=self,
-            )
+            self._launched = launched = await self._launch()
+            self._session = session = await self._open(launched)
             await launched.group.join()
-            self._verify(launched)
+            self._verify(launched, session)
         except BaseException as error:
             said = await self._dying_words() if isinstance(error, BoundaryError) else ""
             await self.destroy()
@@ -98,33 +116,46 @@ class BwrapInstance:
             raise
         self._ctx.tasks.start_soon(self._watch, launched)
 
-    def _can_freeze(self) -> bool:
-        return self._machine.cgroups is not None and self._machine.cgroups.mechanism(Ability.FREEZE) is not None
+    # What a driver says.
 
-    def _verify(self, launched: Launched) -> None:
-        """Refuse a sandbox whose walls are not seen from outside, whatever bubblewrap said."""
-        report = verify_walls(launched.pid, Expected(namespaces=_NAMESPACES))
-        if not report.sound:
-            wrong = [f"{item.control}: {item.subject} is {item.seen}" for item in report.mismatches]
-            raise LaunchError(
-                "the sandbox came up without all its walls: " + "; ".join(wrong),
-                hint="this is a bug or a tampered bubblewrap; nothing was run",
-                details={"walls": wrong},
-            )
-        hello = self._hello()
-        if self._planned("fs.second-wall") and not hello.landlock:
-            raise LaunchError(
-                "the plan promised Landlock, the sandbox came up without it",
-                details={"control": "fs.second-wall"},
-            )
+    @abstractmethod
+    async def _launch(self) -> _L:
+        """Build the walls and start the agent. Raises LaunchError; nothing is left then."""
+
+    @abstractmethod
+    def _config(self) -> SessionConfig:
+        """Return what the agent is told."""
+
+    @abstractmethod
+    def _verify(self, launched: _L, session: GuestSession) -> None:
+        """Look at the walls from outside, before anything else runs inside. Raises LaunchError if one is missing."""
+
+    @abstractmethod
+    def _can_freeze(self) -> bool:
+        """Return whether the cgroup freezes everything inside."""
+
+    @abstractmethod
+    def _disk(self, launched: _L) -> int | None:
+        """Return the bytes in the workspace as seen from outside, or None to ask the agent."""
+
+    async def _open(self, launched: _L) -> GuestSession:
+        """Return the session with the agent that was just started."""
+        return await GuestSession.open(
+            SocketStream(launched.stream), tasks=self._ctx.tasks, config=self._config(), hooks=self
+        )
+
+    # What it offers.
+
+    @property
+    def full_name(self) -> str:
+        """The name under which it is found on this machine."""
+        return full_name(self.ref)
 
     def _planned(self, control: str) -> bool:
         return any(item.control == control and item.level == "enforced" for item in self._plan.controls)
 
-    def _hello(self) -> AgentHello:
-        return self._live("start").hello
-
     async def exec(self, request: ExecRequest) -> Process:
+        """Start a program. Raises InvalidRequestError, SandboxStateError or InstanceLostError."""
         return await self._live("exec").exec(request)
 
     async def connect(self, port: int) -> ByteStream:
@@ -139,7 +170,7 @@ class BwrapInstance:
         """Return what was used, seen from outside; what that can't tell is asked of the agent."""
         session = self._live("usage")
         launched = self._launched
-        group = launched.cgroup if launched else None
+        group = launched.group.made if launched else None
         if launched is None or group is None:
             return await session.usage()
         seen = group.usage()
@@ -157,17 +188,6 @@ class BwrapInstance:
             disk=reported.disk,
         )
 
-    def _disk(self, launched: Launched) -> int | None:
-        """Return the bytes in the workspace, or None where the sandbox's root may not be looked into.
-
-        The path can't lead elsewhere: it is a mount point below a read-only root.
-        """
-        try:
-            space = os.statvfs(f"/proc/{launched.pid}/root{self._plan.spec.policy.files.workspace}")
-        except OSError:
-            return None
-        return (space.f_blocks - space.f_bfree) * space.f_frsize
-
     async def pause(self) -> None:
         """Freeze everything inside. Raises SandboxStateError where no freezer is."""
         self._live("pause")
@@ -179,7 +199,7 @@ class BwrapInstance:
         await to_thread.run_sync(self._freezer("resume").thaw)
 
     def _freezer(self, call: str) -> Cgroup:
-        group = self._launched.cgroup if self._launched else None
+        group = self._launched.group.made if self._launched else None
         if group is None or not self._can_freeze():
             raise SandboxStateError(
                 "this machine has no cgroup freezer for this user", hint="jubako doctor", details={"call": call}
@@ -187,11 +207,13 @@ class BwrapInstance:
         return group
 
     async def wait(self) -> InstanceExit:
+        """Return why it is gone, once it is."""
         await self._gone.wait()
         assert self._exit is not None  # noqa: S101  # set before the event
         return self._exit
 
     async def stop(self, *, grace: timedelta) -> None:
+        """Ask everything inside to end, then end it."""
         if self._session is None or self._exit is not None:
             return
         self._stopping = True
@@ -200,6 +222,7 @@ class BwrapInstance:
         await self._end(InstanceExit("stopped"))
 
     async def destroy(self) -> None:
+        """Remove every trace; idempotent, not to be cancelled."""
         with anyio.CancelScope(shield=True):
             await self._end(InstanceExit("destroyed"))
 
@@ -207,7 +230,7 @@ class BwrapInstance:
 
     def limit_counters(self) -> Mapping[str, int]:
         """Return how often each limit was run into so far, by control id."""
-        group = self._launched.cgroup if self._launched else None
+        group = self._launched.group.made if self._launched else None
         return group.counters() if group is not None else {}
 
     def on_violation(self, rule: str) -> None:
@@ -217,7 +240,7 @@ class BwrapInstance:
         self.kill_instance()
 
     def kill_instance(self) -> None:
-        """Kill pid 1, and with it the whole pid namespace."""
+        """Kill everything inside."""
         if self._launched is not None:
             self._launched.kill()
 
@@ -231,9 +254,9 @@ class BwrapInstance:
             raise SandboxStateError("the sandbox is not started", hint="call start() first", details={"call": call})
         return self._session
 
-    async def _watch(self, launched: Launched) -> None:
+    async def _watch(self, launched: _L) -> None:
         """Notice a death that nobody asked for."""
-        await launched.monitor.wait()
+        await launched.ended()
         if self._exit is None and not self._stopping:
             with anyio.CancelScope(shield=True):
                 await self._end(self._cause())
@@ -252,16 +275,16 @@ class BwrapInstance:
         return InstanceExit("instance-lost", f"the sandbox's first process ended by itself {said}".rstrip())
 
     async def _dying_words(self) -> str:
-        """Return what bubblewrap or the agent said, once they had the time to say it."""
+        """Return what the mechanism or the agent said, once they had the time to say it."""
         if self._launched is not None:
             with anyio.move_on_after(_DYING_SECONDS, shield=True):
-                await self._launched.monitor.wait()
+                await self._launched.ended()
         return self._last_words()
 
     def _last_words(self) -> str:
         if self._launched is None:
             return ""
-        said = self._launched.monitor.stderr_text()
+        said = self._launched.last_words()
         return f"({said})" if said else ""
 
     async def _end(self, why: InstanceExit) -> None:

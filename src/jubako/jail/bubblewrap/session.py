@@ -7,8 +7,8 @@ import resource
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
-from jubako.drivers.bwrap._layout import PATH
 from jubako.guest import LandlockConfig, MaskedPath, PrivateMount, SessionConfig
+from jubako.jail.bubblewrap.layout import PATH
 from jubako.linux.cgroup import Ability
 
 if TYPE_CHECKING:

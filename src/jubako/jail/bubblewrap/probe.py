@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from jubako.boundary.contract import Feature, ProbeReport, Reason
-from jubako.drivers.bwrap._layout import PATH, etc_shared, proc_masks, toolchain
+from jubako.jail.bubblewrap.layout import PATH, etc_shared, proc_masks, toolchain
+from jubako.jail.resources import cgroup_facts
+from jubako.jail.users import PROBE_UID, drop_prefix, drop_program
 from jubako.linux.cgroup import Ability, CgroupManager, CgroupSupport, probe_cgroups
 from jubako.linux.landlock import landlock_support
 from jubako.linux.seccomp import Arch
@@ -19,7 +21,7 @@ from jubako.linux.userns import probe_userns
 if TYPE_CHECKING:
     from jubako.boundary.contract import Fact
 
-__all__ = ["Machine", "drop_prefix", "probe_machine"]
+__all__ = ["Machine", "probe_machine"]
 
 _MINIMUM: Final = (0, 8, 0)
 _BASE_FEATURES: Final = frozenset(
@@ -49,19 +51,6 @@ class _Findings:
     def missing(self, code: str, text: str, remedy: str) -> None:
         self.reasons.append(Reason(code, text, remedy))
         self.fatal = True
-
-
-def drop_prefix(program: str, uid: int) -> tuple[str, ...]:
-    """Return the command prefix that leaves root for the host user ``uid``, who owns nothing.
-
-    ``program`` changes credentials before bubblewrap runs, so that no kernel object of the sandbox
-    ever belongs to the host's root. ``unshare``, here without any namespace, starts 0.45 ms faster than
-    ``setpriv``. It leaves the inheritable capabilities, normally none, to the agent, which empties all
-    five sets; the host verifies that.
-    """
-    if program.endswith("/unshare"):
-        return (program, f"--setgid={uid}", f"--setuid={uid}", "--")
-    return (program, f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all", "--ambient-caps=-all")
 
 
 def probe_machine() -> Machine:
@@ -144,7 +133,7 @@ def _find_python(machine: Machine, found: _Findings) -> None:
 
 def _find_root(machine: Machine, found: _Findings) -> None:
     root = os.geteuid() == 0
-    program = _drop_program() if root else None
+    program = drop_program() if root else None
     found.facts["user.root"] = root
     found.facts["user.drop"] = program is not None
     if program is not None:
@@ -155,23 +144,12 @@ def _find_root(machine: Machine, found: _Findings) -> None:
         )
 
 
-def _drop_program() -> str | None:
-    unshare = shutil.which("unshare")
-    if unshare is not None and "--setuid" in _output([unshare, "--help"]):  # since util-linux 2.34
-        return unshare
-    return shutil.which("setpriv")
-
-
 def _probe_cgroups(machine: Machine, found: _Findings) -> frozenset[Feature]:
     support = probe_cgroups()
     machine.cgroups = support
     if support.hierarchies:
         machine.groups = CgroupManager(support)
-    for ability in Ability:
-        mechanism = support.mechanism(ability)
-        found.facts[f"cgroup.{ability}"] = None if mechanism is None else str(mechanism)
-        if mechanism is None and ability in support.reasons:
-            found.facts[f"cgroup.{ability}.reason"] = support.reasons[ability].text
+    found.facts.update(cgroup_facts(support))
     found.reasons.extend(dict.fromkeys(support.reasons.values()))
     return _BASE_FEATURES | {Feature.PAUSE} if support.mechanism(Ability.FREEZE) else _BASE_FEATURES
 
@@ -185,7 +163,7 @@ def _describe_root(found: _Findings) -> None:
 
 def _self_test(machine: Machine, found: _Findings) -> None:
     """Build a bare sandbox once: sysctls and LSMs can refuse what every file says is allowed."""
-    prefix = drop_prefix(machine.drop[0], _PROBE_UID) if machine.drop else ()
+    prefix = drop_prefix(machine.drop[0], PROBE_UID) if machine.drop else ()
     argv = [
         *prefix, machine.bwrap, "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
         "--unshare-cgroup-try", "--disable-userns", "--die-with-parent", "--clearenv", "--ro-bind", "/", "/",
@@ -203,9 +181,6 @@ def _self_test(machine: Machine, found: _Findings) -> None:
     found.reasons.extend(probe_userns()[1])
     said = done.stderr.decode(errors="replace").strip()[:300] or f"exit status {done.returncode}"
     found.missing("self-test-failed", f"bubblewrap refused a bare sandbox: {said}", _remedy(said))
-
-
-_PROBE_UID: Final = 1_880_000_000
 
 
 def _remedy(said: str) -> str:

@@ -6,9 +6,6 @@ Order of a launch, each step undone if a later one fails:
 2. bubblewrap starts and builds namespaces and mounts; it names its first process, the agent;
 3. beside that, a worker thread makes the cgroup and puts bubblewrap and the agent into it. Nothing
    but the agent's own start-up runs until then: the instance sends no request before ``join``.
-
-Putting a process into a cgroup waits for a grace period of the kernel's RCU, 10 to 20 ms on an idle
-machine, as long as the agent needs to start: held apart, the two would add up.
 """
 
 from __future__ import annotations
@@ -25,32 +22,29 @@ from typing import TYPE_CHECKING, Final, cast
 import anyio
 from anyio import to_thread
 
-from jubako.drivers.bwrap._layout import ETC_FILES
-from jubako.drivers.bwrap._leftovers import MARKER, remove_processes
-from jubako.drivers.bwrap._probe import drop_prefix
 from jubako.errors import JubakoError, LaunchError
-from jubako.linux.cgroup import Limits, adopt_scope, mounts, systemd_scope_prefix
+from jubako.jail.bubblewrap.layout import ETC_FILES
+from jubako.jail.group import LaunchGroup
+from jubako.jail.leftovers import MARKER, remove_processes
+from jubako.jail.names import sandbox_id
+from jubako.jail.users import drop_prefix, random_uid
 from jubako.linux.procinfo import parent_pid
 from jubako.linux.spawn import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anyio.abc import TaskGroup
 
     from jubako.boundary.contract import Plan
-    from jubako.drivers.bwrap._probe import Machine
+    from jubako.jail.bubblewrap.probe import Machine
     from jubako.linux.cgroup import Cgroup
     from jubako.linux.spawn import Child
     from jubako.policy import Policy
 
-__all__ = ["Launched", "launch", "limits_of"]
+__all__ = ["AGENT_PATH", "Launched", "launch"]
 
 AGENT_PATH: Final = "/run/jubako/agent.pyc"
-FIRST_HOST_UID: Final = 1_880_000_000
-"""Above systemd's container range (ends 1879048191), below 2**31: owned by nobody by convention."""
-HOST_UIDS: Final = 100_000_000
-_BUS_VARIABLES: Final = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")
 _INFO_LIMIT: Final = 4096
 _START_SECONDS: Final = 20.0
 
@@ -98,6 +92,14 @@ class Launched:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self.monitor.kill()
+
+    async def ended(self) -> None:
+        """Return once bubblewrap, and with it the sandbox, has ended."""
+        await self.monitor.wait()
+
+    def last_words(self) -> str:
+        """Return what bubblewrap or the agent said on their error output so far."""
+        return self.monitor.stderr_text()
 
     async def tear_down(self) -> None:
         """End every process and remove the cgroup; namespaces and mounts go with the last process.
@@ -153,14 +155,14 @@ async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, a
         plan: What to build.
         machine: The probe's findings: paths, cgroups, how to leave root.
         tasks: Where the cgroup is made meanwhile.
-        name: ``<owner>-<sandbox id>``, the cgroup's name; the id is the host name inside.
+        name: the sandbox's full name (``jail.names``), also the cgroup's; the id is the host name inside.
         agent: The agent's code for the guest's interpreter.
 
     Raises:
         LaunchError: With what bubblewrap said; nothing is left.
     """
     descriptors = _Descriptors()
-    group = LaunchGroup(machine, plan, name)
+    group = LaunchGroup(machine.cgroups, machine.groups, plan, name)
     child: Child | None = None
     try:
         argv = _arguments(plan, machine, descriptors, agent=agent, name=name)
@@ -205,93 +207,6 @@ def _pidfd_of_child(pid: int, monitor: Child) -> int:
     raise LaunchError(msg)
 
 
-class LaunchGroup:
-    """The sandbox's cgroup: made by us beside bubblewrap's start, or by the user's systemd, or none."""
-
-    def __init__(self, machine: Machine, plan: Plan, name: str) -> None:
-        self._manager = machine.groups
-        self._support = machine.cgroups
-        self._limits = limits_of(plan)
-        self._name = name
-        self._error: JubakoError | None = None
-        self._done = anyio.Event()
-        self._first = anyio.Event()
-        self._pid = 0
-        self._started = False
-        self.made: Cgroup | None = None
-        self.prefix: tuple[str, ...] = ()
-        self.environment: dict[str, str] = {}
-        if self._manager is None and self._support is not None and self._support.how:
-            self.prefix = systemd_scope_prefix(self._limits, self._unit, self._support.disks)
-            self.environment = {name: os.environ[name] for name in _BUS_VARIABLES if name in os.environ}
-
-    @property
-    def _unit(self) -> str:
-        return f"jubako-{self._name}"
-
-    async def make(self, monitor: int) -> None:
-        """Make the group and put ``monitor`` and the process of ``add`` into it; errors show in ``join``."""
-        self._started = True
-        with anyio.CancelScope(shield=True):
-            if self._manager is not None:
-                await to_thread.run_sync(self._try, self._make, monitor)
-            await self._first.wait()
-            if self._pid and self._error is None:
-                if self.made is not None:
-                    await to_thread.run_sync(self._try, self.made.attach, self._pid)
-                elif self.prefix:
-                    await to_thread.run_sync(self._try, self._adopt, self._pid)
-            self._done.set()
-
-    def add(self, pid: int) -> None:
-        """Name the first process inside, or 0 if there is none."""
-        self._pid = pid
-        self._first.set()
-
-    async def join(self) -> None:
-        """Return once the first process is in its group. Raises LaunchError when it can't be."""
-        await self._done.wait()
-        if self._error is not None:
-            raise self._error
-
-    async def remove(self) -> None:
-        """End everything in the group and remove it."""
-        self._first.set()
-        if self._started:
-            await self._done.wait()
-        if self.made is not None:
-            await to_thread.run_sync(self.made.destroy)
-
-    def _try(self, step: Callable[[int], None], pid: int) -> None:
-        try:
-            step(pid)
-        except JubakoError as error:
-            self._error = error
-        except OSError as error:
-            self._error = LaunchError(f"the sandbox's cgroup can't be used: {error}", hint="jubako doctor")
-
-    def _make(self, monitor: int) -> None:
-        assert self._manager is not None  # noqa: S101  # make() looked
-        self.made = self._manager.create(self._name, self._limits)
-        self.made.attach(monitor)
-
-    def _adopt(self, pid: int) -> None:
-        disks = self._support.disks if self._support is not None else ()
-        self.made = adopt_scope(pid, self._unit, self._limits, mounts("/proc", None), disks=disks)
-
-
-def limits_of(plan: Plan) -> Limits:
-    """Return the cgroup limits that the plan's policy asks for."""
-    resources = plan.spec.policy.resources
-    return Limits(
-        memory=resources.memory,
-        swap=resources.swap,
-        processes=resources.processes,
-        cpus=resources.cpus,
-        io_bytes_per_second=resources.io_bytes_per_second if plan.spec.policy.files.mounts else None,
-    )
-
-
 async def _undo(child: Child | None, group: LaunchGroup, name: str) -> None:
     if child is not None:
         child.kill()
@@ -304,8 +219,8 @@ async def _undo(child: Child | None, group: LaunchGroup, name: str) -> None:
 def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent: bytes, name: str) -> list[str]:
     """Return the whole argument vector; order matters to bubblewrap."""
     policy = plan.spec.policy
-    argv = list(drop_prefix(machine.drop[0], FIRST_HOST_UID + secrets.randbelow(HOST_UIDS))) if machine.drop else []
-    hostname = name.rpartition("-")[2]
+    argv = list(drop_prefix(machine.drop[0], random_uid())) if machine.drop else []
+    hostname = sandbox_id(name)
     argv += [machine.bwrap, *_NAMESPACES, "--hostname", hostname]
     argv += [str(item) for item in cast("Sequence[object]", plan.payload["mounts"])]
     filled = {"hostname": hostname, "machine_id": secrets.token_hex(16), "home": policy.files.workspace}

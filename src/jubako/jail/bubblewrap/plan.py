@@ -1,36 +1,26 @@
-"""The pure half of the driver: policy and probe report in, controls and argument vector out."""
+"""The pure half of the jail: policy and facts in, controls and mount arguments out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from jubako._lib.levels import Enforcement
-from jubako.boundary.card import common_controls
-from jubako.boundary.contract import BoundaryKind, ControlResult, Fact, Plan
-from jubako.drivers.bwrap._layout import RESERVED
+from jubako.boundary.contract import ControlResult
 from jubako.errors import InvalidPolicyError
+from jubako.jail.bubblewrap.layout import RESERVED
+from jubako.jail.resources import cpu_control, freeze_control, io_control, memory_control, processes_control
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jubako.boundary.contract import ProbeReport
+    from jubako.jail.resources import Facts
     from jubako.policy import Policy, SandboxSpec
 
-__all__ = ["make_plan", "mount_arguments"]
-
-NAME: Final = "bwrap"
-
-Facts = Mapping[str, Fact]
+__all__ = ["SHARED", "check_expressible", "jail_controls", "jail_payload"]
 
 _ENFORCED, _PARTIAL, _UNENFORCED = Enforcement.ENFORCED, Enforcement.PARTIAL, Enforcement.UNENFORCED
 
-_CGROUP_REMEDY: Final = (
-    "run as root, or give this user a delegated cgroup: a systemd user session "
-    "(loginctl enable-linger) or a writable cgroup v2 subtree"
-)
-
-_SHARED: Final = (
+SHARED: Final = (
     "the host kernel (through the allowed system calls)",
     "the host's toolchain below /usr, read-only",
     "CPU caches and other hardware side channels",
@@ -38,49 +28,40 @@ _SHARED: Final = (
 )
 
 
-def make_plan(spec: SandboxSpec, report: ProbeReport) -> Plan:
-    """Say how each control of ``spec`` is met by bubblewrap on the machine of ``report``.
+def jail_controls(policy: Policy, facts: Facts) -> tuple[ControlResult, ...]:
+    """Return how a bubblewrap jail meets each control on a machine with ``facts``, but for what the host holds."""
+    return (
+        *_file_controls(facts),
+        *_kernel_controls(facts),
+        *_process_controls(facts),
+        *_resource_controls(policy, facts),
+    )
 
-    Raises:
-        InvalidPolicyError: The policy asks for something that can't be expressed.
+
+def jail_payload(policy: Policy, facts: Facts) -> dict[str, object]:
+    """Return what ``launch`` needs of a plan."""
+    return {"mounts": _mount_arguments(policy, facts), "masks": _masks(facts), "shared": SHARED}
+
+
+def check_expressible(spec: SandboxSpec, driver: str, *, options: bool = False) -> None:
+    """Return if a jail can show what ``spec`` asks for.
+
+    ``options`` says that the driver has options of its own and checks them itself. Raises
+    InvalidPolicyError with the field.
     """
-    policy = spec.policy
-    _check_expressible(spec)
-    controls = (
-        *_file_controls(report.facts),
-        *_kernel_controls(report.facts),
-        *_process_controls(report.facts),
-        *_resource_controls(policy, report.facts),
-        *common_controls(policy),
-    )
-    return Plan(
-        driver=NAME,
-        boundary=BoundaryKind.PROCESS,
-        spec=spec,
-        controls=controls,
-        features=report.features,
-        payload={
-            "mounts": mount_arguments(policy, report.facts),
-            "masks": _masks(report.facts),
-            "shared": _SHARED,
-        },
-    )
-
-
-def _check_expressible(spec: SandboxSpec) -> None:
     if spec.template != "host":
-        msg = f"template {spec.template!r} is not known to driver {NAME}"
+        msg = f"template {spec.template!r} is not known to driver {driver}"
         raise InvalidPolicyError(
             msg,
-            hint="the process boundary shows the host's toolchain: template = 'host'",
+            hint="this boundary shows the host's toolchain: template = 'host'",
             details={"field": "template"},
         )
-    if spec.policy.driver_options.get(NAME):
-        msg = f"driver {NAME} has no options"
+    if not options and spec.policy.driver_options.get(driver):
+        msg = f"driver {driver} has no options"
         raise InvalidPolicyError(
             msg,
-            hint=f"remove driver_options.{NAME}",
-            details={"field": f"driver_options.{NAME}"},
+            hint=f"remove driver_options.{driver}",
+            details={"field": f"driver_options.{driver}"},
         )
     files = spec.policy.files
     _check_place("files.workspace", files.workspace, ())
@@ -156,77 +137,22 @@ def _process_controls(facts: Facts) -> Iterator[ControlResult]:
     yield ControlResult("process.environment", _ENFORCED, "cleared, then set from the policy")
     yield ControlResult("process.descriptors", _ENFORCED, "all closed but the agent's stream")
     yield ControlResult("process.kill-tree", _ENFORCED, "killing pid 1 ends the pid namespace")
-    if get("cgroup.freeze"):
-        yield ControlResult("process.freeze", _ENFORCED, f"cgroup {get('cgroup.freeze')} freezer")
-    else:
-        yield ControlResult("process.freeze", _UNENFORCED, "none", _cgroup_reason(facts, "freeze"), _CGROUP_REMEDY)
+    yield freeze_control(facts)
 
 
 def _resource_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
-    get = facts.get
-    memory, cpu, io = get("cgroup.memory"), get("cgroup.cpu"), get("cgroup.io")
-    if memory and get("cgroup.swap"):
-        yield ControlResult("resource.memory", _ENFORCED, f"cgroup {memory}, swap included")
-    elif memory:
-        yield ControlResult(
-            "resource.memory",
-            _PARTIAL,
-            f"cgroup {memory}",
-            "swap is not counted on this kernel",
-            "boot with swapaccount=1",
-        )
-    else:
-        yield ControlResult(
-            "resource.memory",
-            _PARTIAL,
-            "data size and address space limits per process",
-            f"the sum over processes is not limited: {_cgroup_reason(facts, 'memory')}",
-            _CGROUP_REMEDY,
-        )
-    pids = get("cgroup.processes")
-    if pids:
-        yield ControlResult("resource.processes", _ENFORCED, f"cgroup {pids}; RLIMIT_NPROC in the user namespace")
-    else:
-        yield ControlResult(
-            "resource.processes",
-            _ENFORCED,
-            "RLIMIT_NPROC in the user namespace",
-            "it holds, but nothing tells which program ran into it",
-            _CGROUP_REMEDY,
-        )
-    if cpu:
-        yield ControlResult("resource.cpu", _ENFORCED, f"cgroup {cpu} quota")
-    else:
-        yield ControlResult(
-            "resource.cpu",
-            _PARTIAL,
-            "CPU seconds per process",
-            f"the rate is not limited: {_cgroup_reason(facts, 'cpu')}",
-            _CGROUP_REMEDY,
-        )
+    yield memory_control(
+        facts, "data size and address space limits per process", "the sum over processes is not limited"
+    )
+    yield processes_control(facts)
+    yield cpu_control(facts)
     yield ControlResult("resource.disk", _ENFORCED, "size of each tmpfs; nothing else is writable")
     yield ControlResult("resource.inodes", _ENFORCED, "nr_inodes of each tmpfs; nothing else is writable")
     yield ControlResult("resource.open-files", _ENFORCED, "RLIMIT_NOFILE")
-    yield _io_control(policy, io, facts)
+    yield io_control(policy, facts)
 
 
-def _io_control(policy: Policy, io: Fact, facts: Facts) -> ControlResult:
-    if not policy.files.mounts:
-        return ControlResult("resource.io", _ENFORCED, "nothing writable is on a disk; reads come from the page cache")
-    if policy.resources.io_bytes_per_second is None:
-        return ControlResult("resource.io", _ENFORCED, "the policy sets no limit")
-    if io:
-        return ControlResult(
-            "resource.io",
-            _PARTIAL,
-            f"cgroup {io}",
-            "buffered writes are not throttled" if io == "v1" else "only block devices known at launch",
-            "use a workspace without host mounts",
-        )
-    return ControlResult("resource.io", _UNENFORCED, "none", _cgroup_reason(facts, "io"), _CGROUP_REMEDY)
-
-
-def mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
+def _mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
     """Return the part of bwrap's argument vector that builds the guest's file system, in order.
 
     Later entries cover earlier ones, so the toolchain comes first, then what the policy adds, then the
@@ -254,7 +180,3 @@ def _masks(facts: Facts) -> tuple[tuple[str, bool], ...]:
     """Return what the agent covers, each with whether it is a directory."""  # control: fs.proc
     entries = (entry.partition("=") for entry in str(facts.get("root.proc-masks") or "").split())
     return tuple((f"/proc/{name}", kind == "dir") for name, _, kind in entries)
-
-
-def _cgroup_reason(facts: Facts, limit: str) -> str:
-    return str(facts.get(f"cgroup.{limit}.reason") or "no writable cgroup for it")
