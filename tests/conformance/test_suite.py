@@ -63,6 +63,20 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     return pytester
 
 
+_PATIENT = """
+class TestPatient(Suite):
+    patience = 40.0
+
+    @check("stub.late", timeout=0.02)
+    async def test_stub_late(self, driver):
+        '''Late.'''
+        import anyio
+        from jubako.testing.conformance import stretched
+        await anyio.sleep(0.1)
+        assert stretched(2.0) == 80.0
+"""
+
+
 def _run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rA", *arguments, timeout=60)
 
@@ -72,8 +86,21 @@ def test_a_check_fails_skips_and_passes_like_a_test(suite: pytest.Pytester) -> N
     result = _run(suite, "--jubako-report")
     result.assert_outcomes(passed=2, failed=1, skipped=1)
     result.stdout.fnmatch_lines(["*AssertionError*'stub' == 'another'*"])
-    result.stdout.fnmatch_lines(["stub: 2 passed, 1 failed, 1 skipped"])
+    result.stdout.fnmatch_lines(["*driver stub declares no tty: see features.tty*"])
+    result.stdout.fnmatch_lines(
+        [
+            "stub: 2 passed, 1 failed, 1 skipped",
+            "  declared gap tty: 1 checks have no meaning without",
+        ]
+    )
     _run(suite, "-m", "not slow").assert_outcomes(passed=1, failed=1, skipped=1, deselected=1)
+
+
+def test_patience_with_a_driver_stretches_time(suite: pytest.Pytester) -> None:
+    suite.makepyfile(_SUITE + _PATIENT)
+    _run(suite, "-k", "late").assert_outcomes(passed=1, deselected=4)
+    suite.makepyfile(_SUITE + _PATIENT.replace("patience = 40.0", "patience = 1.0"))
+    _run(suite, "-k", "late").assert_outcomes(failed=1, deselected=4)
 
 
 def test_a_known_deviation_is_an_expected_failure_and_listed(suite: pytest.Pytester) -> None:

@@ -1,7 +1,7 @@
 """The pytest plugin: what ran against which driver, and which drivers were absent.
 
 Loaded by itself where jubako is installed; it says nothing unless drivers were tested. The option
-``--jubako-report`` prints one line per driver and its known deviations.
+``--jubako-report`` prints one line per driver, its declared gaps and its known deviations.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ __all__ = ["pytest_addoption", "pytest_configure", "pytest_terminal_summary"]
 _ABSENT: Final = re.compile(r"(?:Skipped: )?driver ([\w.-]+: .*)", re.DOTALL)
 """As ``jubako.testing.drivers`` words its skips."""
 
+_GAP: Final = re.compile(
+    r"(?:Skipped: )?driver (?P<driver>[\w.-]+) declares no (?P<features>[\w-]+(?: and no [\w-]+)*)"
+)
+"""As ``jubako.testing.conformance`` words the skip of a check that needs a feature."""
+
 _RESULTS: Final = ("passed", "failed", "error", "xfailed", "xpassed", "skipped")
 
 
@@ -30,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--jubako-report",
         action="store_true",
-        help="Summarise conformance checks by driver, with known deviations and absent drivers.",
+        help="Summarise conformance checks by driver, with declared gaps, known deviations and absent drivers.",
     )
 
 
@@ -80,14 +85,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _absences(stats: dict[str, list[object]]) -> Iterator[str]:
+    for reason in _skips(stats):
+        found = _ABSENT.match(reason)
+        if found:
+            yield found[1]
+
+
+def _gaps(stats: dict[str, list[object]]) -> dict[str, Counter[str]]:
+    """Count, by driver and missing features, the checks that have no meaning without them."""
+    counts: dict[str, Counter[str]] = {}
+    for reason in _skips(stats):
+        found = _GAP.match(reason)
+        if found:
+            counts.setdefault(found["driver"], Counter())[found["features"].replace(" and no ", ", ")] += 1
+    return counts
+
+
+def _skips(stats: dict[str, list[object]]) -> Iterator[str]:
     for report in stats.get("skipped", []):
         match getattr(report, "longrepr", None):
             case (_, _, str(text)):  # where, which line, why
-                found = _ABSENT.match(text)
+                yield text
             case _:
                 continue
-        if found:
-            yield found[1]
 
 
 def _lines(stats: dict[str, list[object]]) -> Iterator[str]:
@@ -102,7 +122,10 @@ def _lines(stats: dict[str, list[object]]) -> Iterator[str]:
             counts.setdefault(str(driver), Counter())[result] += 1
             if result == "xfailed":
                 deviations.setdefault(str(driver), {})[str(made)] = str(getattr(report, "wasxfail", ""))
+    gaps = _gaps(stats)
     for driver, counted in sorted(counts.items()):
         yield f"{driver}: " + ", ".join(f"{counted[result]} {result}" for result in _RESULTS if counted[result])
+        for features, number in sorted(gaps.get(driver, Counter[str]()).items()):
+            yield f"  declared gap {features}: {number} checks have no meaning without"
         for made, reason in sorted(deviations.get(driver, {}).items()):
             yield f"  known deviation {made}: {reason}"

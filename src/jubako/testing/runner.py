@@ -48,12 +48,13 @@ async def run_checks(
     concurrency: int = 4,
     suite: type[AllChecks] = AllChecks,
     toolchain: Toolchain | None = None,
+    patience: float = 1.0,
 ) -> dict[str, Outcome]:
     """Run the checks of a suite and return their outcomes by check id.
 
     ``make_driver`` is called for each check and may return one driver again and again. Checks that
     need the whole process for themselves run one by one at the end. ``slow`` ones are left out unless
-    asked for, by the flag or by name in ``only``.
+    asked for, by the flag or by name in ``only``. ``patience`` is as in ``PytestChecks``.
     """
     outcomes: dict[str, Outcome] = {}
     limiter = anyio.CapacityLimiter(concurrency)
@@ -67,7 +68,7 @@ async def run_checks(
         async with limiter:
             directory = root / made.name
             directory.mkdir(mode=0o755)
-            setup = Setup(make_driver(made), directory, toolchain or Toolchain(), reports)
+            setup = Setup(make_driver(made), directory, toolchain or Toolchain(), reports, patience=patience)
             outcomes[made.id] = await _outcome(made, suite(), setup)
 
     try:

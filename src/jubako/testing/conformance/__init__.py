@@ -27,6 +27,8 @@ from jubako.testing.conformance._guest import (
     marker,
     read_all,
     read_until,
+    soon,
+    stretched,
 )
 from jubako.testing.conformance._isolation import IsolationChecks, NeighbourChecks
 from jubako.testing.conformance._lifecycle import LifecycleChecks
@@ -81,4 +83,6 @@ __all__ = [
     "read_all",
     "read_until",
     "run_check",
+    "soon",
+    "stretched",
 ]

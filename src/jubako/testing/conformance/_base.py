@@ -30,9 +30,12 @@ class PytestChecks(Checks):
     Attributes:
         known_deviations: Check id and the reason why this driver doesn't keep that promise. Each
             becomes a strict expected failure: when the driver keeps it after all, the test fails.
+        patience: How many times longer than usual a check waits before it gives up, for a boundary
+            that is slow by nature. What is promised doesn't change: a limit of a second stays one.
     """
 
     known_deviations: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    patience: ClassVar[float] = 1.0
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -62,7 +65,8 @@ class PytestChecks(Checks):
         """What a check is made from: driver, toolchain and a directory."""
         root = make_root()
         try:
-            yield Setup(driver, root, toolchain, request.config.stash.setdefault(_REPORTS, {}))
+            reports = request.config.stash.setdefault(_REPORTS, {})
+            yield Setup(driver, root, toolchain, reports, patience=self.patience)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 

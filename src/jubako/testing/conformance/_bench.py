@@ -44,12 +44,14 @@ class Setup:
     """What a check is given: the driver, a directory of its own and the programs inside.
 
     ``reports`` keeps the probe report of each driver object, because probing may start programs.
+    ``patience`` stretches the time that anything may take before a check gives it up.
     """
 
     driver: Driver
     root: Path
     toolchain: Toolchain = field(default_factory=Toolchain)
     reports: dict[int, tuple[Driver, ProbeReport]] = field(default_factory=dict[int, "tuple[Driver, ProbeReport]"])
+    patience: float = 1.0
 
 
 class MakeGuest(Protocol):
@@ -141,7 +143,7 @@ class Workbench:
         """Destroy all instances; return the first failure, an earlier one before those of closing."""
         for instance in self._made:
             try:
-                with anyio.fail_after(_CLOSING_SECONDS):
+                with anyio.fail_after(_CLOSING_SECONDS * self.setup.patience):
                     await self._end(instance)
             except (JubakoError, TimeoutError) as error:
                 failure = failure or error

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 import anyio
 import pytest
 
+from jubako.boundary.contract import Feature
 from jubako.testing.conformance._bench import Setup, Workbench
+from jubako.testing.conformance._guest import patient
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-    from jubako.boundary.contract import Feature
+    from collections.abc import Awaitable, Callable, Collection, Iterator
 
 __all__ = ["Check", "Checks", "check", "checks_of", "run_check"]
 
@@ -43,10 +43,10 @@ class Check:
         promise: What holds, in one sentence.
         name: Name of the test method.
         parameters: Names of what the method asks for, see ``Workbench.arguments``.
-        needs: Features without which the promise doesn't apply; ``features.*`` checks the refusal.
+        needs: Features without which the promise has no meaning; ``features.*`` checks the refusal.
         slow: Whether it takes more than about a second.
         exclusive: Whether it must not run beside other checks in one process.
-        timeout: Seconds after which it has failed.
+        timeout: Seconds after which it has failed, times the patience with the driver.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Check:
 def check(
     identity: str,
     *,
-    needs: Feature | None = None,
+    needs: Feature | Collection[Feature] = (),
     slow: bool = False,
     exclusive: bool = False,
     timeout: float = _DEFAULT_TIMEOUT,
@@ -72,6 +72,7 @@ def check(
 
     The method that pytest sees takes the ``setup`` fixture; the workbench is opened and closed inside
     of it, so that a driver's background task that fails can only break the check that started it.
+    A check that starts a shell or looks at processes ``needs`` ``Feature.PROCESSES``.
     """
 
     def decorate(
@@ -87,7 +88,7 @@ def check(
             name=name,
             function=function,
             parameters=tuple(inspect.signature(function).parameters)[1:],
-            needs=frozenset() if needs is None else frozenset({needs}),
+            needs=frozenset({needs} if isinstance(needs, Feature) else needs),
             slow=slow,
             exclusive=exclusive,
             timeout=timeout,
@@ -139,7 +140,7 @@ async def run_check(made: Check, suite: object, setup: Setup) -> None:
     async with anyio.create_task_group() as tasks:
         bench = Workbench(setup, tasks)
         try:
-            with anyio.fail_after(made.timeout):
+            with patient(setup.patience), anyio.fail_after(made.timeout * setup.patience):
                 await bench.open()
                 _require(made, bench)
                 await made.function(suite, **await bench.arguments(made.parameters))
@@ -154,5 +155,7 @@ async def run_check(made: Check, suite: object, setup: Setup) -> None:
 
 
 def _require(made: Check, bench: Workbench) -> None:
-    for feature in made.needs - bench.report.features:
-        pytest.skip(f"{feature} is not declared; features.{feature} checks that it is refused")
+    missing = sorted(made.needs - bench.report.features)
+    if missing:
+        refused = " and ".join(f"features.{feature}" for feature in missing)
+        pytest.skip(f"driver {bench.driver.name} declares no {' and no '.join(missing)}: see {refused}")

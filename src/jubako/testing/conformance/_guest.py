@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import secrets
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack, cast
 
 import anyio
 
-from jubako.boundary.contract import ExecRequest
+from jubako.boundary.contract import ExecRequest, Feature
+from jubako.testing.conformance._programs import CAT, IDLE, LS, MAKE, MODE, PIPE, SHOW
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping
+    from contextlib import AbstractContextManager
 
     from anyio.abc import ByteReceiveStream
 
@@ -29,15 +32,24 @@ __all__ = [
     "eventually",
     "host_processes",
     "marker",
+    "patient",
     "read_all",
     "read_until",
     "single_error",
+    "soon",
+    "stretched",
 ]
+
+_PATIENCE: Final[ContextVar[float]] = ContextVar("patience", default=1.0)
+"""How many times longer than usual the running check waits for anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """The programs inside that the checks rely on, up to where the program text goes."""
+    """The programs inside that the checks rely on, up to where the program text goes.
+
+    The shell is used by checks only that need ``Feature.PROCESSES``.
+    """
 
     shell: tuple[str, ...] = ("/bin/sh", "-c")
     python: tuple[str, ...] = ("python3", "-c")
@@ -91,6 +103,16 @@ class Guest:
         """Return how far the plan says that a control holds, or None when it doesn't mention it."""
         return next((item.level for item in self.plan.controls if item.control == control), None)
 
+    def has(self, feature: Feature) -> bool:
+        """Return whether the driver declares a feature."""
+        return feature in self.plan.features
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The places that programs can write to; shared memory is for processes to share."""
+        places = (str(self.workspace), "/tmp")
+        return (*places, "/dev/shm") if self.has(Feature.PROCESSES) else places
+
     def shell(self, script: str, *arguments: str) -> tuple[str, ...]:
         """Return the argument vector that runs a shell script; its ``$1`` is the first argument."""
         return (*self.toolchain.shell, script, "sh", *arguments)
@@ -109,22 +131,71 @@ class Guest:
             options["stdin"] = True
         return await collect(await self.start(*argv, **options), feed)
 
-    async def sh(self, script: str, *arguments: str, **options: Unpack[Options]) -> Finished:
-        """Run a shell script to its end."""
-        return await self.run(*self.shell(script, *arguments), **options)
-
     async def py(self, code: str, *arguments: str, **options: Unpack[Options]) -> Finished:
         """Run Python code to its end."""
         return await self.run(*self.python(code, *arguments), **options)
 
+    async def says(self, code: str, *arguments: str, **options: Unpack[Options]) -> str:
+        """Run Python code that must succeed; return what it printed."""
+        done = await self.py(code, *arguments, **options)
+        assert done.status.code == 0, f"{code!r} ended with {done.status}: {done.stderr[-500:]!r}"
+        return done.text
+
+    async def works(self) -> None:
+        """Check that programs can still be run."""
+        assert await self.says("print('works')") == "works"
+
+    async def idle(self, *arguments: str, **options: Unpack[Options]) -> Process:
+        """Start a program that does nothing for a minute."""
+        return await self.start(*self.python(IDLE, *arguments), **options)
+
+    async def echo(self, *arguments: str, **options: Unpack[Options]) -> Process:
+        """Start a program that gives its input back."""
+        options["stdin"] = True
+        return await self.start(*self.python(CAT, *arguments), **options)
+
+    async def answers(self, process: Process) -> None:
+        """Check that a program that ``echo`` started still lives."""
+        assert process.stdin is not None
+        word = secrets.token_hex(8).encode()
+        await process.stdin.send(word)
+        assert await read_until(process.stdout, word) == word
+
+    async def make(self, *items: str) -> None:
+        """Let a program make directories (``name/``), links (``name->target``) and files (``name=content``)."""
+        await self.says(MAKE, *items)
+
+    async def cat(self, *names: str) -> str:
+        """Return the content of files, one after the other, as a program sees it."""
+        return await self.says(SHOW, *names)
+
+    async def ls(self, path: str = ".") -> list[str]:
+        """Return the names in a directory, sorted, as a program sees them."""
+        return (await self.says(LS, path)).splitlines()
+
+    async def mode(self, name: str) -> int:
+        """Return a file's permission bits as a program sees them, or as it's told where programs see none."""
+        seen = int(await self.says(MODE, name))
+        return seen or (await self.files.stat(self.workspace / name)).mode & 0o7777
+
+    async def pipe(self, name: str) -> bool:
+        """Let a program make a named pipe; return False where there are none."""
+        code = (await self.py(PIPE, name)).status.code
+        assert code in {0, 3}
+        return code == 0
+
+    async def sh(self, script: str, *arguments: str, **options: Unpack[Options]) -> Finished:
+        """Run a shell script to its end; needs ``Feature.PROCESSES``."""
+        return await self.run(*self.shell(script, *arguments), **options)
+
     async def ok(self, script: str, *arguments: str, **options: Unpack[Options]) -> str:
-        """Run a shell script that must succeed; return what it printed."""
+        """Run a shell script that must succeed; return what it printed. Needs ``Feature.PROCESSES``."""
         done = await self.sh(script, *arguments, **options)
         assert done.status.code == 0, f"{script!r} ended with {done.status}: {done.stderr[-500:]!r}"
         return done.text
 
     async def alive(self, mark: str) -> int:
-        """Return how many processes inside have ``mark`` in their arguments."""
+        """Return how many processes inside have ``mark`` in their arguments; needs ``Feature.PROCESSES``."""
         # The bracket keeps the pattern from matching the processes that search for it.
         pattern = f"[{mark[0]}]{mark[1:]}"
         done = await self.sh('grep -las -e "$1" /proc/[0-9]*/cmdline', pattern)
@@ -199,7 +270,7 @@ async def read_all(stream: ByteReceiveStream) -> bytes:
 async def read_until(stream: ByteReceiveStream, wanted: bytes, *, within: float = 10.0) -> bytes:
     """Return what came up to and with the chunk in which ``wanted`` was complete."""
     seen = b""
-    with anyio.move_on_after(within):
+    with anyio.move_on_after(stretched(within)):
         while wanted not in seen:
             try:
                 seen += await stream.receive()
@@ -212,13 +283,33 @@ async def read_until(stream: ByteReceiveStream, wanted: bytes, *, within: float 
 async def eventually(predicate: Callable[[], Awaitable[bool]], what: str, *, within: float = 5.0) -> None:
     """Wait until ``predicate`` holds; fail with ``what`` otherwise."""
     pause = 0.01
-    with anyio.move_on_after(within):
+    with anyio.move_on_after(stretched(within)):
         while not await predicate():
             await anyio.sleep(pause)
             pause = min(pause * 1.5, 0.2)
         return
-    msg = f"not within {within:g} s: {what}"
+    msg = f"not within {stretched(within):g} s: {what}"
     raise AssertionError(msg)
+
+
+@contextmanager
+def patient(factor: float) -> Generator[None]:
+    """Wait ``factor`` times longer than usual for anything, in this task and those it starts."""
+    token = _PATIENCE.set(factor)
+    try:
+        yield
+    finally:
+        _PATIENCE.reset(token)
+
+
+def stretched(seconds: float) -> float:
+    """Return the time that ``seconds`` on a fast boundary may be on this one."""
+    return seconds * _PATIENCE.get()
+
+
+def soon(seconds: float = 5.0) -> AbstractContextManager[anyio.CancelScope]:
+    """Return a block that has to be through in ``seconds``, longer on boundaries that are slow by nature."""
+    return anyio.fail_after(stretched(seconds))
 
 
 def marker() -> str:
