@@ -42,6 +42,15 @@ while True:
 """
 
 
+_STARTS: Final = """
+try:
+    import subprocess
+    print(subprocess.run(["/bin/sh", "-c", "echo started"], stdout=subprocess.PIPE).stdout.decode())
+except (AttributeError, ImportError, OSError):
+    print("refused")
+"""
+
+
 async def _matches(feature: Feature, report: ProbeReport, act: Callable[[], Awaitable[object]]) -> None:
     """Check that ``act`` works if the feature is declared, and is refused by an error of jubako if not."""
     with anyio.fail_after(15):
@@ -63,6 +72,18 @@ class FeatureChecks(Checks):
             assert (await guest.sh("test -t 1 && echo yes", tty=TerminalSize())).text == "yes"
 
         await _matches(Feature.TTY, report, act)
+
+    @check("features.processes")
+    async def test_features_processes(self, guest: Guest, report: ProbeReport) -> None:
+        """Programs can start programs, a shell among them, if and only if the driver declares it."""
+        declared = Feature.PROCESSES in report.features
+        assert await guest.says(_STARTS) == ("started" if declared else "refused")
+        done = await guest.sh("echo started")
+        if declared:
+            assert done.text == "started"
+        else:
+            assert done.status.code in {126, 127}
+            assert done.status.message, "the reason is missing"
 
     @check("features.signals")
     async def test_features_signals(self, guest: Guest, report: ProbeReport) -> None:
