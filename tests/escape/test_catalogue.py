@@ -28,7 +28,7 @@ def _programs() -> list[str]:
     found = []
     for group in ROOT.iterdir():
         if group.is_dir() and group.name != "__pycache__":
-            found += [f"{group.name}/{item.name}" for item in group.iterdir() if item.name.endswith((".py", ".sh"))]
+            found += [f"{group.name}/{item.name}" for item in group.iterdir() if item.name.endswith(".py")]
     return sorted(found)
 
 
@@ -78,7 +78,7 @@ def test_only_programs_that_read_or_open_run_as_the_caller() -> None:
     harmless = {
         "files/read_path.py", "files/path_tricks.py", "files/by_handle.py", "files/open_paths.py", "files/sysfs.py",
         "files/make_nodes.py", "kernel/reach.py", "kernel/settime.py", "kernel/rights.py", "kernel/identity.py",
-        "resource/heart.sh", "resource/memory.py",
+        "resource/heart.py", "resource/memory.py",
     }  # fmt: skip
     assert {probe.program for probe in PROBES if probe.outside.place is Place.CALLER} == harmless
 

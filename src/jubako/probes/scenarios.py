@@ -79,7 +79,7 @@ async def _wreck_inside(scene: Scene) -> Finding:
         finding = contained(f"only its own sandbox was harmed ({finding.evidence})")
     if scene.neighbour is not None and finding.verdict is not Verdict.ESCAPED:
         try:
-            process = await scene.neighbour.exec(["/bin/echo", "alive"], timeout=_SOON)
+            process = await scene.neighbour.exec(["python3", "-c", "print('alive')"], timeout=_SOON)
             alive = (await process.result()).stdout_bytes == b"alive\n"
         except JubakoError:
             alive = False
@@ -232,7 +232,7 @@ async def _inbound_inside(scene: Scene) -> Finding:
 
 async def _tagged(scene: Scene) -> dict[int, int]:
     with anyio.move_on_after(_STARTED):
-        while not (found := find_tagged(scene.tag)):  # noqa: ASYNC110  # nobody tells of a new process
+        while not (found := find_tagged(scene.trail)):  # noqa: ASYNC110  # nobody tells of a new process
             await anyio.sleep(0.01)
         return found
     raise Unprovable("the program is not seen from the host: it has a kernel of its own, or did not start")
@@ -352,9 +352,12 @@ async def _timeout_inside(scene: Scene) -> Finding:
         return escaped(f"it ran to its own end, {took:.1f} s, with a limit of {_TIMEOUT} s")
     if not result.timed_out:
         return inconclusive(f"it ended by itself with {result.exit_code}: {printable(result.stderr_bytes[-200:], 200)}")
-    await scene.wait_untagged(0.5)
     heart = scene.probe.arguments["path"]
-    if await _beats(lambda: scene.sandbox.files.read(heart)) or await scene.seen(0.2):
+    alive = False
+    if scene.trail == scene.tag:
+        await scene.wait_untagged(0.5)
+        alive = await scene.seen(0.2)
+    if alive or await _beats(lambda: scene.sandbox.files.read(heart)):
         return escaped("it runs on after the time limit")
     return contained(f"all of it ended after {took:.1f} s")
 

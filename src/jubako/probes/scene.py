@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from jubako._lib.text import printable
+from jubako.boundary.contract import BoundaryKind, Feature
 from jubako.errors import JubakoError
 from jubako.probes.model import Finding, Place, Verdict
 from jubako.probes.outside import Command, Saw
@@ -110,7 +111,7 @@ class Scene:
 
     def inside_argv(self) -> Sequence[str]:
         """Return the argument vector for the sandbox. Raises Unprovable."""
-        return self.sources.argv(self.probe.program, self.fill(self.probe.arguments))
+        return self.sources.argv(self.probe.program, self.fill(self.probe.arguments), native=self.native)
 
     def outside_command(self) -> Command:
         """Return the positive control's command. Raises Unprovable."""
@@ -130,6 +131,21 @@ class Scene:
             identity=None if outside.place is Place.CALLER else ground.identity,
             leaky=outside.leaky,
         )
+
+    @property
+    def native(self) -> bool:
+        """Whether programs inside are machine code, which can start programs."""
+        return str(Feature.PROCESSES) in self.sandbox.card().boundary.features
+
+    @property
+    def trail(self) -> str:
+        """What the command lines of the sandbox's programs hold as the host sees them.
+
+        Behind a kernel or runtime of its own, the host sees only the processes of the walls, which
+        name the sandbox.
+        """
+        seen = self.box is None or self.sandbox.card().boundary.kind is BoundaryKind.PROCESS
+        return self.tag if seen else self.sandbox.id
 
     @property
     def sandbox(self) -> AsyncSandbox:
@@ -169,13 +185,13 @@ class Scene:
     async def wait_untagged(self, seconds: float) -> None:
         """Wait until a look finds no tagged process on the host, ``seconds`` at most."""
         with anyio.move_on_after(seconds):
-            while find_tagged(self.tag):  # noqa: ASYNC110  # nobody tells of their end
+            while find_tagged(self.trail):  # noqa: ASYNC110  # nobody tells of their end
                 await anyio.sleep(0.02)
 
     async def seen(self, seconds: float) -> bool:
         """Whether a tagged process shows within ``seconds``: one look can miss those that fork all the time."""
         with anyio.move_on_after(seconds):
-            while not find_tagged(self.tag):  # noqa: ASYNC110  # as above
+            while not find_tagged(self.trail):  # noqa: ASYNC110  # as above
                 await anyio.sleep(0.02)
             return True
         return False

@@ -32,16 +32,31 @@ class Sources:
         return self._texts[name]
 
     def argv(
-        self, program: str, arguments: Mapping[str, str], *, python: str = "python3", stage: str = ""
+        self,
+        program: str,
+        arguments: Mapping[str, str],
+        *,
+        python: str = "python3",
+        stage: str = "",
+        native: bool = True,
     ) -> Sequence[str]:
-        """Return the argument vector that runs ``program``, complete with its source."""
+        """Return the argument vector that runs ``program``, complete with its source.
+
+        Without ``native`` it is for an interpreter that can't start programs: where that lacks what the
+        program needs for its attempt, the attempt has failed.
+        """
         words = [f"{key}={value}" for key, value in arguments.items()]
-        if program.endswith(".sh"):
-            return ["/bin/sh", "-c", self.text(program), "probe", *arguments.values()]
         body = (self.text(stage) if stage else "") + self.text(program)
         known = {word: self._numbers[word] for word in _WORD.findall(body) if word in self._numbers}
-        source = self.text("prelude.py").replace("NR = {}\n", f"NR = {known}\n", 1) + body
+        source = self.text("prelude.py").replace("NR = {}\n", f"NR = {known}\n", 1) + (body if native else _bare(body))
         return [python, "-I", "-S", "-B", "-c", source, *words]
+
+
+def _bare(body: str) -> str:
+    return (
+        f"try:\n    exec(compile({body!r}, 'probe', 'exec'))\n"
+        "except ABSENT as error:\n    contained('no such thing inside: %s' % error)\n"
+    )
 
 
 def _numbers() -> Mapping[str, int]:

@@ -7,6 +7,8 @@ import sys
 
 ARG = dict(item.split("=", 1) for item in sys.argv[1:] if "=" in item)
 NR = {}
+# What is raised where the boundary has no such thing at all: WebAssembly has no processes, sockets or machine code.
+ABSENT = (ImportError, AttributeError, NotImplementedError) if sys.platform == "wasi" else ()
 REFUSED = {errno.EPERM, errno.EACCES, errno.ENOSYS}
 
 
@@ -38,7 +40,7 @@ def attempts(pairs):
     for label, act in pairs:
         try:
             got = act()
-        except (OSError, MemoryError, ValueError) as error:
+        except (OSError, MemoryError, ValueError) + ABSENT as error:
             refused.append("%s:%s" % (label, word(error)))
             continue
         if got:

@@ -31,7 +31,8 @@ def by_fd():
     return read("/proc/self/fd/%d/..%s" % (fd, path))
 
 
-roots = ["/proc/%s/%s" % (pid, what) for pid in os.listdir("/proc") if pid.isdigit() for what in ("root", "cwd")][:400]
+pids = os.listdir("/proc") if os.path.isdir("/proc") else []
+roots = ["/proc/%s/%s" % (pid, what) for pid in pids if pid.isdigit() for what in ("root", "cwd")][:400]
 attempts(
     [
         ("plain", lambda: read(path)),

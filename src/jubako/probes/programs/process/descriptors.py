@@ -3,11 +3,13 @@ import stat
 
 mark = ARG["mark"].encode()
 found = []
-for name in sorted(os.listdir("/proc/self/fd"), key=int):
+listed = os.path.isdir("/proc/self/fd")
+for name in sorted(os.listdir("/proc/self/fd"), key=int) if listed else map(str, range(4096)):
     fd = int(name)
     try:
         status = os.fstat(fd)
-        target = os.readlink("/proc/self/fd/" + name)
+        # Without /proc the directories that were granted are descriptors: their files are what fs.* is about.
+        target = os.readlink("/proc/self/fd/" + name) if listed else "/fd" * stat.S_ISDIR(status.st_mode)
     except OSError:
         continue
     if stat.S_ISREG(status.st_mode):

@@ -3,7 +3,7 @@ mark = ARG["mark"].encode()
 for name, value in os.environb.items():
     if mark in value:
         escaped("variable %s" % name.decode())
-for pid in os.listdir("/proc"):
+for pid in os.listdir("/proc") if os.path.isdir("/proc") else []:
     if not pid.isdigit():
         continue
     try:

@@ -6,7 +6,7 @@ DISKLESS = {0x01021994, 0x858458F6, 0x9FA0, 0x62656572, 0x1CD1, 0x794C7630 + 0}
 
 def disk(path):
     # st_dev with major 0 is a file system without a block device behind it.
-    return os.major(os.stat(path).st_dev) != 0
+    return os.stat(path).st_dev >> 8 & 0xFFF != 0
 
 
 places = [

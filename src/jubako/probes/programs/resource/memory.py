@@ -1,7 +1,5 @@
 # Use more memory than allowed, in one process; bounded on purpose. It asks for even more than it touches, because
 # a limit on address space must leave interpreters some room.
-import mmap
-
 size, how = int(ARG["mib"]) << 20, ARG["how"]
 reserved = int(ARG.get("reserve", ARG["mib"])) << 20
 
@@ -12,12 +10,17 @@ def touch(area):
 
 
 def anonymous():
-    touch(
-        bytearray(reserved) if ARG.get("heap") else mmap.mmap(-1, reserved, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    )
+    if ARG.get("heap"):
+        touch(bytearray(reserved))
+        return
+    import mmap
+
+    touch(mmap.mmap(-1, reserved, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def shared():
+    import mmap
+
     touch(mmap.mmap(-1, reserved, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
 
 
@@ -44,6 +47,7 @@ def system_v():
 
 def locked():
     import ctypes
+    import mmap
 
     area = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     call("mlock", ctypes.addressof(ctypes.c_char.from_buffer(area)), size)

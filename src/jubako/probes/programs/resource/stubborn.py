@@ -1,14 +1,18 @@
 # Stay alive: ignore every signal that can be ignored, leave session and parent, keep a heart beating in a file.
 # Lives for a bounded time in any case.
-import signal
 import time
+
+try:
+    import signal
+except ImportError:  # where there are none, none can be ignored
+    signal = None
 
 end = time.monotonic() + float(ARG["seconds"])
 kind, path = ARG["kind"], ARG["path"]
 for number in range(1, 65):
     try:
         signal.signal(number, signal.SIG_IGN)
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         pass
 if kind == "daemon":
     if os.fork():
