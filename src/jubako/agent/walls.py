@@ -53,7 +53,11 @@ def mount_private(mounts: "Iterable[bytes]") -> None:
 
 def drop_capabilities() -> None:
     """Empty all five capability sets. Raises OSError if one can't be emptied."""
-    native.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    try:
+        native.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a kernel without that set, such as gVisor's
+            raise
     for capability in range(LAST_CAPABILITY + 1):
         try:
             held = native.call("prctl", PR_CAPBSET_READ, capability, 0, 0, 0)

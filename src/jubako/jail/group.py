@@ -27,18 +27,19 @@ _BUS_VARIABLES: Final = ("DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR")
 
 
 class LaunchGroup:
-    """The sandbox's cgroup: made by us beside bubblewrap's start, or by the user's systemd, or none."""
+    """The sandbox's cgroup: made by us beside or before the start, or by the user's systemd, or none."""
 
-    def __init__(self, support: CgroupSupport | None, manager: CgroupManager | None, plan: Plan, name: str) -> None:
+    def __init__(self, support: CgroupSupport | None, manager: CgroupManager | None, limits: Limits, name: str) -> None:
         self._manager = manager
         self._support = support
-        self._limits = limits_of(plan)
+        self._limits = limits
         self._name = name
         self._error: JubakoError | None = None
         self._done = anyio.Event()
         self._first = anyio.Event()
         self._pid = 0
         self._started = False
+        self._entered = False
         self.made: Cgroup | None = None
         self.prefix: tuple[str, ...] = ()
         self.environment: dict[str, str] = {}
@@ -50,14 +51,32 @@ class LaunchGroup:
     def _unit(self) -> str:
         return f"jubako-{self._name}"
 
+    async def make_first(self) -> None:
+        """Make the group before anything starts: what starts with ``prefix`` is inside with all its children.
+
+        For programs that start processes of their own at once, which ``make`` would miss.
+
+        Raises:
+            LaunchError: It can't be made; nothing is left.
+        """
+        if self._manager is None:
+            return
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(self._try, self._create, 0)
+        if self._error is not None:
+            raise self._error
+        assert self.made is not None  # noqa: S101  # else there is an error
+        self._entered = True
+        self.prefix = self.made.launcher()
+
     async def make(self, monitor: int) -> None:
         """Make the group and put ``monitor`` and the process of ``add`` into it; errors show in ``join``."""
         self._started = True
         with anyio.CancelScope(shield=True):
-            if self._manager is not None:
+            if self._manager is not None and not self._entered:
                 await to_thread.run_sync(self._try, self._make, monitor)
             await self._first.wait()
-            if self._pid and self._error is None:
+            if self._pid and self._error is None and not self._entered:
                 if self.made is not None:
                     await to_thread.run_sync(self._try, self.made.attach, self._pid)
                 elif self.prefix:
@@ -91,9 +110,13 @@ class LaunchGroup:
         except OSError as error:
             self._error = LaunchError(f"the sandbox's cgroup can't be used: {error}", hint="jubako doctor")
 
-    def _make(self, monitor: int) -> None:
-        assert self._manager is not None  # noqa: S101  # make() looked
+    def _create(self, _: int) -> None:
+        assert self._manager is not None  # noqa: S101  # the callers looked
         self.made = self._manager.create(self._name, self._limits)
+
+    def _make(self, monitor: int) -> None:
+        self._create(0)
+        assert self.made is not None  # noqa: S101  # just made
         self.made.attach(monitor)
 
     def _adopt(self, pid: int) -> None:

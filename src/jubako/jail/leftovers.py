@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from jubako.boundary.contract import InstanceRef
     from jubako.linux.cgroup import CgroupManager
 
-__all__ = ["MARKER", "find_orphans", "leftovers", "reap_named", "remove_processes"]
+__all__ = ["BUNDLE", "MARKER", "find_orphans", "leftovers", "reap_named", "remove_processes"]
 
 MARKER: Final = "--sandbox"
 """The agent's last argument but one; the last is the sandbox's full name (``jail.names``)."""
+BUNDLE: Final = "/run/jubako/bundle"
+"""The same for OCI runtimes, whose last arguments are the bundle and the container's name."""
 
 _PATIENCE_MS: Final = 5000
 
@@ -41,7 +43,7 @@ def leftovers() -> dict[str, set[int]]:
 
 def _name(pid: int) -> str | None:
     words = (read_file(f"/proc/{pid}/cmdline") or b"").split(b"\0")
-    if len(words) < 4 or words[-3] != MARKER.encode():  # the text ends with a NUL
+    if len(words) < 4 or words[-3] not in {MARKER.encode(), BUNDLE.encode()}:  # the text ends with a NUL
         return None
     return words[-2].decode("ascii", "replace")
 

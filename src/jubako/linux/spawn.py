@@ -140,13 +140,15 @@ def spawn(
     pass_fds: Sequence[int] = (),
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    stdin: int = subprocess.DEVNULL,
     stdout: int = subprocess.DEVNULL,
 ) -> Child:
     """Start a program in a session of its own; stdin is empty, stderr is collected (see ``Child``).
 
     ``pass_fds`` stay open under their numbers, all others are closed. ``env`` replaces the environment
-    (None: an empty one). Call it from the event loop's thread: a process that asked for a signal at its
-    parent's death gets it when the thread that started it ends.
+    (None: an empty one). With ``stdout=subprocess.STDOUT`` both outputs are collected, through a pipe
+    that the program may open again after it left root. Call it from the event loop's thread: a process
+    that asked for a signal at its parent's death gets it when the thread that started it ends.
 
     Raises:
         LaunchError: The program can't be started.
@@ -154,9 +156,12 @@ def spawn(
     stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
     try:
         os.set_blocking(stderr_read, False)
+        if stdout == subprocess.STDOUT:
+            os.fchmod(stderr_write, 0o622)
+            stdout = stderr_write
         process = subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr_write,
             pass_fds=pass_fds,

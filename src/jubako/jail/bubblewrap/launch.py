@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
@@ -24,7 +25,7 @@ from anyio import to_thread
 
 from jubako.errors import JubakoError, LaunchError
 from jubako.jail.bubblewrap.layout import ETC_FILES
-from jubako.jail.group import LaunchGroup
+from jubako.jail.group import LaunchGroup, limits_of
 from jubako.jail.leftovers import MARKER, remove_processes
 from jubako.jail.names import sandbox_id
 from jubako.jail.users import drop_prefix, random_uid
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from jubako.linux.spawn import Child
     from jubako.policy import Policy
 
-__all__ = ["AGENT_PATH", "Launched", "launch"]
+__all__ = ["AGENT_PATH", "Descriptors", "Launched", "launch", "made_up_files", "mask_arguments", "start_jail"]
 
 AGENT_PATH: Final = "/run/jubako/agent.pyc"
 _INFO_LIMIT: Final = 4096
@@ -115,7 +116,7 @@ class Launched:
         self.stream.close()
 
 
-class _Descriptors:
+class Descriptors:
     """Descriptors of one launch: ours to keep, theirs to pass on and close as soon as they are passed."""
 
     def __init__(self) -> None:
@@ -139,13 +140,21 @@ class _Descriptors:
         return str(descriptor)
 
     def close_theirs(self) -> None:
+        """Close what the child has by now."""
         while self.theirs:
             os.close(self.theirs.pop())
 
-    def close_ours(self) -> None:
+    def close_info(self) -> None:
+        """Close the report pipe."""
         if self.info >= 0:
             os.close(self.info)
             self.info = -1
+
+    def close(self) -> None:
+        """Close everything; what is closed already stays so."""
+        self.close_theirs()
+        self.close_info()
+        self.agent.close()
 
 
 async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, agent: bytes) -> Launched:
@@ -161,13 +170,49 @@ async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, a
     Raises:
         LaunchError: With what bubblewrap said; nothing is left.
     """
-    descriptors = _Descriptors()
-    group = LaunchGroup(machine.cgroups, machine.groups, plan, name)
-    child: Child | None = None
+    descriptors = Descriptors()
+    group = LaunchGroup(machine.cgroups, machine.groups, limits_of(plan), name)
     try:
         argv = _arguments(plan, machine, descriptors, agent=agent, name=name)
+    except BaseException:
+        descriptors.close()
+        raise
+    return await start_jail(argv, descriptors, group, tasks, name=name)
+
+
+async def start_jail(
+    argv: Sequence[str],
+    descriptors: Descriptors,
+    group: LaunchGroup,
+    tasks: TaskGroup,
+    *,
+    name: str,
+    on_stdin: bool = False,
+) -> Launched:
+    """Start bubblewrap with ``argv`` and return once its first process exists.
+
+    Args:
+        argv: bubblewrap with all its arguments, which name ``descriptors``.
+        descriptors: Of this launch; closed but for the stream, also on failure.
+        group: Where the sandbox goes.
+        tasks: Where the cgroup is made meanwhile.
+        name: The sandbox's full name, which ends ``argv``.
+        on_stdin: The stream is the first process's stdin, and its stdout is collected with its stderr.
+
+    Raises:
+        LaunchError: With what bubblewrap said; nothing is left.
+    """
+    child: Child | None = None
+    try:
         # control: process.descriptors - everything else is close-on-exec, and closed by Popen besides
-        child = spawn([*group.prefix, *argv], pass_fds=tuple(descriptors.theirs), env=group.environment, cwd="/")
+        child = spawn(
+            [*group.prefix, *argv],
+            pass_fds=tuple(descriptors.theirs),
+            env=group.environment,
+            cwd="/",
+            stdin=int(descriptors.agent_theirs) if on_stdin else subprocess.DEVNULL,
+            stdout=subprocess.STDOUT if on_stdin else subprocess.DEVNULL,
+        )
         descriptors.close_theirs()
         tasks.start_soon(group.make, child.pid)
         with anyio.fail_after(_START_SECONDS):
@@ -192,7 +237,7 @@ async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, a
         raise LaunchError(msg, hint="jubako doctor") from error
     finally:
         descriptors.close_theirs()
-        descriptors.close_ours()
+        descriptors.close_info()
 
 
 def _pidfd_of_child(pid: int, monitor: Child) -> int:
@@ -216,37 +261,46 @@ async def _undo(child: Child | None, group: LaunchGroup, name: str) -> None:
     await group.remove()
 
 
-def _arguments(plan: Plan, machine: Machine, descriptors: _Descriptors, *, agent: bytes, name: str) -> list[str]:
+def _arguments(plan: Plan, machine: Machine, descriptors: Descriptors, *, agent: bytes, name: str) -> list[str]:
     """Return the whole argument vector; order matters to bubblewrap."""
     policy = plan.spec.policy
     argv = list(drop_prefix(machine.drop[0], random_uid())) if machine.drop else []
-    hostname = sandbox_id(name)
-    argv += [machine.bwrap, *_NAMESPACES, "--hostname", hostname]
+    argv += [machine.bwrap, *_NAMESPACES, "--hostname", sandbox_id(name)]
     argv += [str(item) for item in cast("Sequence[object]", plan.payload["mounts"])]
-    filled = {"hostname": hostname, "machine_id": secrets.token_hex(16), "home": policy.files.workspace}
-    for file, text in ETC_FILES.items():
-        argv += ["--perms", "0444", "--file", descriptors.content(text.format(**filled).encode()), f"/etc/{file}"]
-    argv += ["--perms", "0755", "--dir", "/run", "--perms", "0755", "--dir", "/run/jubako"]
-    argv += ["--perms", "0444", "--file", descriptors.content(agent), AGENT_PATH]
+    argv += made_up_files(policy, descriptors, agent=agent, name=name)
     for hidden in policy.files.hide:  # control: fs.host-hidden
-        argv += _mask(policy, hidden)
+        argv += mask_arguments(policy, hidden)
     argv += ["--remount-ro", "/", "--chdir", policy.files.workspace]  # control: fs.ro-root
     argv += ["--info-fd", descriptors.info_theirs]
     argv += ["--", machine.python, "-I", "-S", "-B", AGENT_PATH, "--fd", descriptors.agent_theirs]
     return [*argv, MARKER, name]
 
 
-def _mask(policy: Policy, hidden: str) -> list[str]:
-    """Return what masks a path inside: an empty directory or file; nothing where a read-only place lacks it anyway."""
+def made_up_files(policy: Policy, descriptors: Descriptors, *, agent: bytes, name: str, root: str = "") -> list[str]:
+    """Return what puts the files of ``/etc`` that belong to this sandbox, and the agent, below ``root``."""
+    filled = {"hostname": sandbox_id(name), "machine_id": secrets.token_hex(16), "home": policy.files.workspace}
+    argv: list[str] = []
+    for file, text in ETC_FILES.items():
+        content = descriptors.content(text.format(**filled).encode())
+        argv += ["--perms", "0444", "--file", content, f"{root}/etc/{file}"]
+    argv += ["--perms", "0755", "--dir", f"{root}/run", "--perms", "0755", "--dir", f"{root}/run/jubako"]
+    return [*argv, "--perms", "0444", "--file", descriptors.content(agent), f"{root}{AGENT_PATH}"]
+
+
+def mask_arguments(policy: Policy, hidden: str, root: str = "") -> list[str]:
+    """Return what masks a path inside: an empty directory or file; nothing where a read-only place lacks it anyway.
+
+    ``root`` is where the guest's root directory is built.
+    """
     source, fixed = hidden, hidden.startswith("/usr/")
     for mount in sorted(policy.files.mounts, key=lambda item: len(item.target)):
         if hidden == mount.target or hidden.startswith(f"{mount.target}/"):
             source, fixed = mount.source + hidden[len(mount.target) :], True
     if os.path.isdir(source):  # noqa: PTH112  # one stat of a host path that the policy names
-        return ["--size", "4096", "--perms", "0555", "--tmpfs", hidden, "--remount-ro", hidden]
+        return ["--size", "4096", "--perms", "0555", "--tmpfs", f"{root}{hidden}", "--remount-ro", f"{root}{hidden}"]
     if fixed and not os.path.lexists(source):
         return []
-    return ["--ro-bind", "/dev/null", hidden]
+    return ["--ro-bind", "/dev/null", f"{root}{hidden}"]
 
 
 async def _first_pid(info: int) -> int | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jubako.jail.resources import Facts
     from jubako.policy import Policy, SandboxSpec
 
-__all__ = ["SHARED", "check_expressible", "jail_controls", "jail_payload"]
+__all__ = ["SHARED", "check_expressible", "jail_controls", "jail_payload", "toolchain_arguments"]
 
 _ENFORCED, _PARTIAL, _UNENFORCED = Enforcement.ENFORCED, Enforcement.PARTIAL, Enforcement.UNENFORCED
 
@@ -159,13 +159,7 @@ def _mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
     writable places, and at last the root is made read-only. The agent puts up what costs bubblewrap
     most: masks of /proc, some 0.07 ms each.
     """
-    args = ["--ro-bind", "/usr", "/usr"]  # control: fs.ro-root
-    for entry in str(facts.get("root.links") or "").split():
-        name, _, target = entry.partition("=")
-        args += ["--symlink", target, f"/{name}"] if target else ["--ro-bind", f"/{name}", f"/{name}"]
-    args += ["--perms", "0755", "--dir", "/etc"]
-    for name in str(facts.get("root.etc") or "").split():
-        args += ["--ro-bind", f"/etc/{name}", f"/etc/{name}"]
+    args = toolchain_arguments(facts)
     args += ["--proc", "/proc", "--dev", "/dev"]  # control: fs.proc, fs.devices
     for mount in policy.files.mounts:  # control: fs.mounts
         args += ["--ro-bind" if mount.access == "ro" else "--bind", mount.source, mount.target]
@@ -174,6 +168,18 @@ def _mount_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:
         args += ["--perms", mode, "--dir", path]
     args += ["--remount-ro", "/dev"]  # control: resource.disk - else /dev is a tmpfs without a limit
     return tuple(args)
+
+
+def toolchain_arguments(facts: Facts, root: str = "") -> list[str]:
+    """Return what shows the host's toolchain and the harmless entries of its /etc, read-only, below ``root``."""
+    args = ["--ro-bind", "/usr", f"{root}/usr"]  # control: fs.ro-root
+    for entry in str(facts.get("root.links") or "").split():
+        name, _, target = entry.partition("=")
+        args += ["--symlink", target, f"{root}/{name}"] if target else ["--ro-bind", f"/{name}", f"{root}/{name}"]
+    args += ["--perms", "0755", "--dir", f"{root}/etc"]
+    for name in str(facts.get("root.etc") or "").split():
+        args += ["--ro-bind", f"/etc/{name}", f"{root}/etc/{name}"]
+    return args
 
 
 def _masks(facts: Facts) -> tuple[tuple[str, bool], ...]:
