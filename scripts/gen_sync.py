@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from jubako.runtime import {types}
     from jubako.runtime.arguments import PolicyLike, Seconds, Terminal
     from jubako.runtime.files import GuestPath
+    from jubako.runtime.tools import ToolLike
     from jubako.sync.bridge import Bridge
 
 __all__ = {exports}

@@ -12,8 +12,8 @@ from jubako._version import __version__
 if TYPE_CHECKING:
     from jubako.boundary.card import Card
     from jubako.boundary.contract import ExitStatus, FileInfo, FileKind, TerminalSize, Usage, WatchEvent, WatchKind
-    from jubako.errors import JubakoError
-    from jubako.policy import Policy, SandboxSpec
+    from jubako.errors import JubakoError, ToolError
+    from jubako.policy import Policy, SandboxSpec, ToolGrant
     from jubako.runtime import (
         AsyncConnection,
         AsyncFiles,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RunResult,
         Runtime,
         SandboxState,
+        Tool,
         async_doctor,
         async_explain,
     )
@@ -56,6 +57,9 @@ __all__ = [
     "SandboxSpec",
     "SandboxState",
     "TerminalSize",
+    "Tool",
+    "ToolError",
+    "ToolGrant",
     "Usage",
     "WatchEvent",
     "WatchKind",
@@ -78,8 +82,8 @@ _HOMES = {
         "WatchEvent",
         "WatchKind",
     ),
-    "jubako.errors": ("JubakoError",),
-    "jubako.policy": ("Policy", "SandboxSpec"),
+    "jubako.errors": ("JubakoError", "ToolError"),
+    "jubako.policy": ("Policy", "SandboxSpec", "ToolGrant"),
     "jubako.runtime": (
         "AsyncConnection",
         "AsyncFiles",
@@ -92,6 +96,7 @@ _HOMES = {
         "RunResult",
         "Runtime",
         "SandboxState",
+        "Tool",
         "async_doctor",
         "async_explain",
     ),

@@ -10,7 +10,8 @@ JubakoError
 ├── DeniedError
 ├── LimitError
 ├── LedgerError
-└── StoreError
+├── StoreError
+└── ToolError
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ __all__ = [
     "SnapshotError",
     "SnapshotIncompatibleError",
     "StoreError",
+    "ToolError",
     "UnknownDriverError",
 ]
 
@@ -322,3 +324,9 @@ class StoreError(JubakoError):
     """The state record can't be read or written."""
 
     code = "store-error"
+
+
+class ToolError(JubakoError):
+    """Raised by a host function to tell the program inside what went wrong: message and hint go inside."""
+
+    code = "tool-failed"

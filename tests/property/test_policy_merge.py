@@ -242,7 +242,7 @@ def test_a_merged_policy_permits_only_what_both_permit(first: Policy, second: Po
 
 @given(policies(), policies())
 def test_plain_clauses_permit_all_that_both_permit(first: Policy, second: Policy) -> None:
-    """Narrowing is no licence to forbid everything: only places, regions and what is recorded may lose more than needed."""
+    """Narrowing is no licence to forbid everything: only places, regions and records may lose more than needed."""
     both = merged(first, second)
     assume(both is not None)
     assert both is not None

@@ -26,10 +26,16 @@ __all__ = [
     "PolicyRelaxed",
     "ProbeCompleted",
     "SandboxCreated",
+    "SandboxForked",
     "SandboxReaped",
     "SandboxRefused",
+    "SandboxRestored",
     "SandboxStateChanged",
+    "SnapshotCreated",
+    "SnapshotRemoved",
     "Source",
+    "ToolCalled",
+    "ToolVerdict",
     "event_fields",
 ]
 
@@ -137,6 +143,61 @@ class FileTransferred(_Data):
     size: int = Field(description="Bytes.")
 
 
+class SandboxRestored(_Data):
+    """A sandbox goes on from a snapshot, with an identity of its own; follows its ``sandbox.created``."""
+
+    type: Literal["sandbox.restored"] = "sandbox.restored"
+    snapshot: str = Field(description="Digest of the snapshot.")
+    origin: str = Field(description="The sandbox that the snapshot was made of.")
+
+
+class SandboxForked(_Data):
+    """A sandbox goes on from a living one, with an identity of its own; follows its ``sandbox.created``."""
+
+    type: Literal["sandbox.forked"] = "sandbox.forked"
+    parent: str = Field(description="The sandbox that it was forked from.")
+
+
+class SnapshotCreated(_Data):
+    """The sandbox was written down; it goes on running."""
+
+    type: Literal["snapshot.created"] = "snapshot.created"
+    snapshot: str = Field(description="Digest of the snapshot.")
+    driver: str = Field(description="The mechanism that wrote it.")
+    size: int = Field(description="Bytes.")
+    name: str | None = Field(default=None, description="The caller's name for it.")
+    parent: str | None = Field(default=None, description="Digest of the snapshot that the sandbox came from.")
+
+
+class SnapshotRemoved(_Data):
+    """A snapshot and its files were removed."""
+
+    type: Literal["snapshot.removed"] = "snapshot.removed"
+    snapshot: str = Field(description="Digest of the snapshot.")
+    name: str | None = Field(default=None, description="The caller's name for it.")
+
+
+ToolVerdict = Literal[
+    "answered", "busy", "cancelled", "denied", "failed", "invalid", "over-budget", "too-large", "timed-out"
+]
+"""How the call of a host function ended."""
+
+
+class ToolCalled(_Data):
+    """A program inside called a host function. Arguments and answers are not recorded.
+
+    Calls that were refused in quick succession share one event, so that they can't flood the ledger.
+    """
+
+    type: Literal["tool.called"] = "tool.called"
+    tool: str = Field(description="The function's name; empty where what was asked for is no name.")
+    verdict: ToolVerdict = Field(description="`answered`, or why not.")
+    seconds: float = Field(default=0.0, description="Wall time; for shared events of the last call.")
+    bytes_in: int = Field(default=0, description="Size of the arguments; for shared events of all.")
+    bytes_out: int = Field(default=0, description="Size of the answer; for shared events of all.")
+    count: int = Field(default=1, ge=1, description="Calls that this event stands for.")
+
+
 class AgentViolated(_Data):
     """The guest broke the agent protocol; the sandbox was killed."""
 
@@ -182,6 +243,11 @@ EventData = Annotated[
     | ExecExited
     | LimitReached
     | FileTransferred
+    | SandboxRestored
+    | SandboxForked
+    | SnapshotCreated
+    | SnapshotRemoved
+    | ToolCalled
     | AgentViolated
     | ProbeCompleted
     | EventsLost

@@ -9,6 +9,7 @@ from jubako.runtime.result import RunResult
 from jubako.runtime.sandbox import AsyncSandbox
 from jubako.runtime.streams import AsyncConnection, AsyncReader, AsyncWriter
 from jubako.runtime.supervisor import LEDGER, Runtime
+from jubako.runtime.tools import Tool
 
 __all__ = [
     "LEDGER",
@@ -24,6 +25,7 @@ __all__ = [
     "RunResult",
     "Runtime",
     "SandboxState",
+    "Tool",
     "async_doctor",
     "async_explain",
 ]

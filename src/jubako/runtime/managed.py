@@ -15,10 +15,11 @@ from jubako.errors import InstanceLostError, InvalidRequestError, JubakoError, L
 from jubako.events import ExecExited, ExecStarted, LimitReached, PolicyRelaxed, SandboxCreated, SandboxStateChanged
 from jubako.policy import AcceptWeaker
 from jubako.runtime.lifecycle import TRANSITIONS, Lifecycle, SandboxState
+from jubako.runtime.toolbox import Toolbox
 from jubako.store import SandboxRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
     from anyio.abc import ByteStream, TaskGroup
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jubako.boundary.contract import ExecRequest, Instance, InstanceExit, Process, Usage
     from jubako.events import EventData
     from jubako.runtime.planner import Planned
+    from jubako.runtime.tools import Tool
     from jubako.store import StateStore
 
 __all__ = ["ManagedSandbox", "recordable"]
@@ -48,6 +50,7 @@ class ManagedSandbox:
         tasks: TaskGroup,
         emit: Callable[[EventData], None],
         on_gone: Callable[[ManagedSandbox], None],
+        tools: Iterable[Tool] = (),
     ) -> None:
         self.id = sandbox_id
         self.planned = planned
@@ -55,6 +58,7 @@ class ManagedSandbox:
         self.expires = self.created + timedelta(seconds=ttl)
         self.emit = emit
         self.lifecycle = Lifecycle(self._changed)
+        self.toolbox = self._equip(tools)
         self._ttl = ttl
         self._on_gone = on_gone
         self._directory = directory
@@ -73,7 +77,7 @@ class ManagedSandbox:
         try:
             await self._store.insert(self._record(owner))
             self._directory.mkdir(mode=0o700)
-            context = DriverContext(self.id, owner, self._directory, self._tasks, self.emit)
+            context = DriverContext(self.id, owner, self._directory, self._tasks, self.emit, tools=self.toolbox)
             self._instance = await self.planned.driver.create(plan, context)
             await self._instance.start()
             self._announce()
@@ -86,6 +90,12 @@ class ManagedSandbox:
                 raise LaunchError(msg, details={"driver": plan.driver}) from error
             raise
         self._tasks.start_soon(self._watch)
+
+    def _equip(self, tools: Iterable[Tool]) -> Toolbox | None:
+        grants = self.planned.plan.spec.policy.tools
+        if not grants:
+            return None
+        return Toolbox(tools, grants, self.emit, lambda error: self._tasks.start_soon(self._fail, error))
 
     def _record(self, owner: str) -> SandboxRecord:
         spec = self.planned.plan.spec
@@ -242,6 +252,7 @@ class ManagedSandbox:
                     await self._instance.destroy()
                 if self.lifecycle.state is SandboxState.DESTROYED:
                     return
+                await self._put_away_tools()
                 shutil.rmtree(self._directory, ignore_errors=True)
                 await self._store.delete(self.id)
                 try:
@@ -250,6 +261,14 @@ class ManagedSandbox:
                     self._on_gone(self)
         if self._watching is not None:
             self._watching.cancel()
+
+    async def _put_away_tools(self) -> None:
+        if self.toolbox is None:
+            return
+        try:
+            await self.toolbox.aclose()
+        except JubakoError as error:
+            await self._fail(error)
 
     async def _watch(self) -> None:
         """Notice the end of its time, and a death that nobody asked for."""

@@ -18,6 +18,7 @@ from jubako.runtime.lifecycle import SandboxState
 from jubako.runtime.process import AsyncProcess
 from jubako.runtime.streams import AsyncConnection
 from jubako.runtime.supervisor import Runtime
+from jubako.runtime.tools import supplied_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from jubako.runtime.languages import Language
     from jubako.runtime.managed import ManagedSandbox
     from jubako.runtime.result import RunResult
+    from jubako.runtime.tools import ToolLike
 
 __all__ = ["AsyncSandbox"]
 
@@ -46,6 +48,7 @@ class AsyncSandbox:
         name: A name that no other live sandbox of this user has.
         ttl: Seconds until it is destroyed, at most the policy's ``time.sandbox``.
         labels: Free labels for lists and events.
+        tools: Host functions that programs inside may call: exactly those that the policy grants by name.
         runtime: The runtime that makes it. Without one it has its own, which is right for a few sandboxes.
 
     Raises:
@@ -63,12 +66,14 @@ class AsyncSandbox:
         name: str | None = None,
         ttl: Seconds = None,
         labels: Mapping[str, str] | None = None,
+        tools: Sequence[ToolLike] = (),
         runtime: Runtime | None = None,
     ) -> None:
         self._spec = build_spec(
             boundary=boundary, driver=driver, policy=policy, template=template, name=name, labels=labels
         )
         self._ttl = ttl_seconds(ttl, self._spec.policy)
+        self._tools = supplied_tools(tools, self._spec.policy)
         self._runtime = runtime
         self._stack = AsyncExitStack()
         self._managed: ManagedSandbox | None = None
@@ -87,7 +92,7 @@ class AsyncSandbox:
             raise SandboxStateError(
                 msg, hint="use `async with`, or pass runtime=", details={"state": str(self.state), "call": "start"}
             )
-        self._managed = await self._runtime.create(self._spec, ttl=self._ttl)
+        self._managed = await self._runtime.create(self._spec, ttl=self._ttl, tools=self._tools)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:

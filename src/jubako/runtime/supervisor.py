@@ -15,6 +15,7 @@ from jubako.runtime.managed import ManagedSandbox
 from jubako.runtime.owner import OwnerLock
 from jubako.runtime.planner import Planner
 from jubako.runtime.reaper import reap_dead_owners
+from jubako.runtime.tools import supplied_tools
 from jubako.sinks import Ledger
 from jubako.store import ProbeFindings, StateStore
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jubako.events import EventData, Redactor, Sink
     from jubako.policy import SandboxSpec
     from jubako.runtime.planner import Planned
+    from jubako.runtime.tools import Tool, ToolLike
 
 __all__ = ["LEDGER", "Runtime"]
 
@@ -128,27 +130,31 @@ class Runtime:
         if failures and error is None:
             raise failures[0]
 
-    async def create(self, spec: SandboxSpec, *, ttl: float | None = None) -> ManagedSandbox:
+    async def create(
+        self, spec: SandboxSpec, *, ttl: float | None = None, tools: Sequence[ToolLike] = ()
+    ) -> ManagedSandbox:
         """Make and start a sandbox that holds every required control, or leave nothing.
 
-        Raises PolicyNotEnforceableError, DriverUnavailableError, LaunchError, NameTakenError and
-        other errors below JubakoError.
+        ``tools`` are exactly the host functions that the policy grants. Raises
+        PolicyNotEnforceableError, DriverUnavailableError, InvalidRequestError, LaunchError,
+        NameTakenError and other errors below JubakoError.
         """
         recorder = self._ready()[2]
+        supplied = supplied_tools(tools, spec.policy)
         try:
             planned = await self.planner.decide(spec)
         except PolicyNotEnforceableError as error:
             self._refused(recorder, error)
             raise
         try:
-            return await self._launch(planned, ttl)
+            return await self._launch(planned, ttl, supplied)
         except NameTakenError:
             # Perhaps only by the leftovers of an owner that died since we started.
             if not await self._reap():
                 raise
-        return await self._launch(planned, ttl)
+        return await self._launch(planned, ttl, supplied)
 
-    async def _launch(self, planned: Planned, ttl: float | None) -> ManagedSandbox:
+    async def _launch(self, planned: Planned, ttl: float | None, tools: tuple[Tool, ...]) -> ManagedSandbox:
         lock, store, recorder, tasks = self._ready()
         sandbox_id = short_id()
 
@@ -164,6 +170,7 @@ class Runtime:
             tasks=tasks,
             emit=emit,
             on_gone=self._forget,
+            tools=tools,
         )
         # One that can't be cleaned up after a failed launch stays here, and leaving tries again.
         self._sandboxes[sandbox_id] = sandbox

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from jubako.runtime.arguments import PolicyLike, Seconds, Terminal
     from jubako.runtime.files import GuestPath
+    from jubako.runtime.tools import ToolLike
     from jubako.sync.bridge import Bridge
 
 __all__ = ["Connection", "Files", "Process", "Reader", "Sandbox", "Writer", "doctor", "explain"]
@@ -261,6 +262,7 @@ class Sandbox:
         name: A name that no other live sandbox of this user has.
         ttl: Seconds until it is destroyed, at most the policy's ``time.sandbox``.
         labels: Free labels for lists and events.
+        tools: Host functions that programs inside may call: exactly those that the policy grants by name.
 
     Raises:
         InvalidPolicyError: The policy is wrong.
@@ -277,6 +279,7 @@ class Sandbox:
         name: str | None = None,
         ttl: Seconds = None,
         labels: Mapping[str, str] | None = None,
+        tools: Sequence[ToolLike] = (),
     ) -> None:
         self._bridge = shared_bridge("Sandbox")
         self._inner = AsyncSandbox(
@@ -287,6 +290,7 @@ class Sandbox:
             name=name,
             ttl=ttl,
             labels=labels,
+            tools=tools,
             runtime=self._bridge.runtime,
         )
 
