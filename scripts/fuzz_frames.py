@@ -21,10 +21,12 @@ from jubako.guest.exchange import CallExchange, Exchange, ReplyExchange
 from jubako.guest.execution import ExecExchange
 from jubako.guest.machine import Machine
 from jubako.guest.requests import ConnectExchange, ReadExchange, ScanExchange, WatchExchange, WriteExchange
+from jubako.guest.tools import ToolExchange
 from jubako.guest.wire import (
     GUEST_MESSAGES,
     HEADER,
     MAX_GUEST_PAYLOAD,
+    MAX_TOOL_REQUEST,
     SCHEMAS,
     Field,
     Message,
@@ -147,6 +149,10 @@ class Fuzzer:
             return [*body, *(HEADER.pack(len(payload), kind, ident) + payload for kind, payload in tail), end]
         if isinstance(exchange, ReadExchange):
             return [frame(Message.INFO, ident, _INFO), *data, end]
+        if isinstance(exchange, ToolExchange):
+            sizes = [rng.choice((1, 3, 1000, 65536)) for _ in range(rng.randint(0, 6))]
+            call = frame(Message.CALL, ident, encode(Message.CALL, (b"add", sum(sizes))))
+            return [call, *(frame(Message.DATA, ident, bytes(size)) for size in sizes), end]
         if isinstance(exchange, ConnectExchange):
             return [frame(Message.CONNECTED, ident), *data, frame(Message.EOF, ident, b"\0"), end]
         if isinstance(exchange, ScanExchange):
@@ -246,15 +252,21 @@ def _check(machine: Machine, exchanges: list[Exchange]) -> None:
         for inbox in exchange.inboxes:
             assert 0 <= inbox.credit <= WINDOW, "credit out of bounds"
             assert inbox.held <= WINDOW, "more is kept than credit was given"
+        if isinstance(exchange, ToolExchange):
+            assert len(exchange.arguments) <= MAX_TOOL_REQUEST, "more is kept than a call may have"
         if isinstance(exchange, ScanExchange | WatchExchange):
             assert exchange.items.held <= WINDOW, "more is kept than credit was given"
         if exchange.outbox is not None:
             assert 0 <= exchange.outbox.credit <= WINDOW, "the guest gave itself credit"
 
 
+def _answer(exchange: ToolExchange) -> None:
+    exchange.answer(2)
+
+
 _HELLO = frame(Message.HELLO, 0, encode(Message.HELLO, (1, "1.0", "3.11.2", 1, 1000)))
 _READY = frame(Message.READY, 0, encode(Message.READY, ([b"exec"], 7, 1, "")))
-_CONFIG: Sequence[Field] = (b"/w", b"", [], [], 0, [], [], [], b"", WINDOW, 256, 250)
+_CONFIG: Sequence[Field] = (b"/w", b"", [], [], 0, [], [], [], b"", WINDOW, 256, 250, b"")
 _END_OK = encode(Message.END, (0, 0, ""))
 _INFO = encode(Message.INFO, (0, 5, 0o644, 10**18, b""))
 _ENTRY = encode(Message.ENTRY, (b"name", 0, 5, 0o644, 10**18, b""))
@@ -274,6 +286,7 @@ _EXCHANGES: tuple[Callable[[], Exchange], ...] = (
     lambda: CallExchange(Message.KILL),
     WriteExchange,
     ConnectExchange,
+    lambda: ToolExchange(_answer, lambda _: None),
 )
 
 

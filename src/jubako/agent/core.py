@@ -61,6 +61,10 @@ class Stream:
     def on_resize(self, rows: int, columns: int) -> None:
         """The host's terminal changed its size."""
 
+    def on_answer(self, _size: int) -> None:
+        """The host answers a call of a program."""
+        raise wire.WireError("nothing was asked")
+
     def on_close(self) -> None:
         """The host has lost interest."""
         self.end(wire.END_CANCELLED)
@@ -317,5 +321,6 @@ _STREAM_HANDLERS: Dict[int, str] = {
     wire.DISCARD: "on_discard",
     wire.RESIZE: "on_resize",
     wire.CLOSE: "on_close",
+    wire.ANSWER: "on_answer",
 }
 """What goes to an open stream; every other message opens one or concerns the session."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple
 
-    from . import execs
+    from . import execs, tools
 else:
     import _signal
 
@@ -41,6 +41,8 @@ class Main:
         self.agent.watch_fd(self._wake, select.EPOLLIN, self._on_signal)
         self._stopping = False
         self._loaded: Optional[execs.Execs] = None
+        self._endpoint = b""
+        self._tools: Optional[tools.Tools] = None
 
     def run(self) -> NoReturn:
         """Say hello, get ready while the host answers, and serve."""
@@ -74,18 +76,34 @@ class Main:
         if kind != wire.CONFIG or ident:
             raise wire.WireError("CONFIG expected")
         agent = self.agent
-        workspace, user, env, limits, landlock, readable, writable, mounts, program, window, streams, drain = fields
+        (
+            workspace,
+            user,
+            env,
+            limits,
+            landlock,
+            readable,
+            writable,
+            mounts,
+            program,
+            window,
+            streams,
+            drain,
+            endpoint,
+        ) = fields
         agent.workspace = workspace
         agent.user = user
         agent.env = dict(env)
         agent.window = window
         agent.max_streams = streams
         agent.drain = drain / 1000
+        self._endpoint = endpoint
         try:
             abi, note = self._harden_self(limits, landlock, (readable, writable), mounts, program)
         except OSError as error:
             self._fail(error.strerror or str(error))
         agent.features = [b"exec", b"files", b"ports", b"tty", b"usage"] + [b"watch"] * self._native
+        agent.features += [b"tools"] * bool(endpoint)
         agent.serve = self._serve
         applied = int(landlock != wire.LANDLOCK_OFF and not note)
         agent.send(wire.READY, 0, wire.encode(wire.READY, (agent.features, abi, applied, note)))
@@ -115,6 +133,7 @@ class Main:
         if not self._native:
             if mounts or program:
                 raise OSError(errno.ENOSYS, "the interpreter has no _ctypes")
+            self._open_tools()
             return 0, "the interpreter has no _ctypes"
         harden, walls = self._harden, self._walls
         if mounts:
@@ -127,10 +146,20 @@ class Main:
                 harden.restrict(abi, *paths)
         except OSError as error:
             note = "Landlock: " + (error.strerror or str(error))
+        # Behind Landlock, which keeps programs from abstract sockets made before it; ahead of the filter,
+        # by which a policy may deny the calls that it takes.
+        self._open_tools()
         if program:
             walls.drop_capabilities()  # control: syscall.capabilities
             walls.load_filter(program)  # control: syscall.allowlist
         return abi, note
+
+    def _open_tools(self) -> None:
+        """Open the socket for calls to the host, if there is to be one. Raises OSError."""
+        if self._endpoint:
+            from . import tools
+
+            self._tools = tools.Tools(self.agent, self._endpoint)
 
     def _fail(self, text: str) -> NoReturn:
         """End because the sandbox can't be made as the host wants it."""
@@ -190,8 +219,9 @@ class Main:
             self._job(kind, ident, fields)
 
     def _crowded(self, kind: int) -> bool:
-        # Killing is always possible: it makes room.
-        return len(self.agent.streams) >= self.agent.max_streams and kind not in (wire.KILL, wire.SIGNAL)
+        # Killing is always possible: it makes room. Streams for calls wait all the time and take none.
+        always = kind in (wire.KILL, wire.SIGNAL, wire.TOOLS)
+        return not always and len(self.agent.streams) >= self.agent.max_streams
 
     def _write(self, ident: int, fields: List[Any]) -> None:
         from . import trees
@@ -211,6 +241,11 @@ class Main:
             relay = ports.Relay(self.agent, ident)
             self.agent.streams[ident] = relay
             relay.open(fields[0])
+            return
+        if kind == wire.TOOLS:
+            if self._tools is None:
+                raise wire.WireError("no tools were configured")
+            self._tools.offer(ident)
             return
         call = self._call(kind)
         if call is not None:

@@ -26,6 +26,7 @@ INFO, ENTRY = 0x38, 0x39
 WATCH, CHANGE = 0x40, 0x41
 CONNECT, CONNECTED = 0x48, 0x49
 USAGE, USED = 0x50, 0x51
+TOOLS, CALL, ANSWER = 0x58, 0x59, 0x5A
 
 END_OK, END_ERRNO, END_REFUSED, END_NOT_FOUND, END_NOT_EXECUTABLE, END_CANCELLED = 0, 1, 2, 3, 4, 5
 EXITED, SIGNALLED = 0, 1
@@ -37,6 +38,9 @@ BYE_ASKED, BYE_SIGNAL, BYE_FAILED = 0, 1, 2
 
 PATH_MAX = 4096
 TEXT_MAX = 1024
+MAX_TOOL_NAME = 256
+MAX_TOOL_REQUEST = 1048576
+MAX_TOOL_ANSWER = 33554432
 
 _INFO = (
     ("kind", "u8", 3),
@@ -69,6 +73,7 @@ SCHEMAS: "dict[int, Schema]" = {
         ("window", "u32", 0),
         ("streams", "u32", 0),
         ("drain", "u32", 0),
+        ("tools", "bytes", 108),
     ),
     READY: (
         ("features", "list", 64),
@@ -125,6 +130,9 @@ SCHEMAS: "dict[int, Schema]" = {
         ("processes", "u64", 0),
         ("disk", "u64", 0),
     ),
+    TOOLS: (),
+    CALL: (("tool", "bytes", MAX_TOOL_NAME), ("size", "u32", MAX_TOOL_REQUEST)),
+    ANSWER: (("size", "u32", MAX_TOOL_ANSWER),),
 }
 
 _SIZES = {"u8": 1, "u32": 4, "u64": 8, "i64": 8}

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from jubako.errors import LaunchError
 
-__all__ = ["agent_file", "bundle_agent"]
+__all__ = ["agent_file", "bundle_agent", "tools_directory", "tools_module"]
 
 _AGENT: Final = Path(__file__).resolve().parent.parent / "agent"
 _COMPILER: Final = Path(__file__).resolve().parent / "_compile.py"
@@ -56,6 +56,16 @@ def agent_file(python: str = sys.executable) -> Path:
         data = _compile_here(text, sources) if same else _compile_elsewhere(interpreter, text, sources)
         _install(directory, path, data)
     return path
+
+
+def tools_directory() -> Path:
+    """Return the directory with nothing but modules for programs inside, such as ``jubako_tools``."""
+    return _AGENT / "lib"
+
+
+def tools_module() -> bytes:
+    """Return the text of ``jubako_tools.py``, with which programs inside call functions of the host."""
+    return (tools_directory() / "jubako_tools.py").read_bytes()
 
 
 def _fingerprint(interpreter: str, *, same: bool) -> list[str]:

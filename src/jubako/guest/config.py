@@ -72,6 +72,10 @@ class SessionLimits:
     handshake: timedelta = timedelta(seconds=30)
     kill: timedelta = timedelta(seconds=10)
     """How long the agent may take to confirm that a tree is dead before the sandbox is killed."""
+    tool_calls: int = 16
+    """How many calls to host functions run at once; more wait inside."""
+    tool_rate: int = 500
+    """How many calls to host functions a second are taken on, after a burst of as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class SessionConfig:
     seccomp: bytes = b""
     """A filter program. With one the agent gives up all capabilities and puts itself behind it."""
     on_limit: Literal["truncate", "kill"] = "truncate"
+    tools: str = "@jubako-tools"
+    """The unix socket for calls to host functions, where a session has them: a path, or abstract with ``@``."""
     limits: SessionLimits = field(default_factory=SessionLimits)
 
 

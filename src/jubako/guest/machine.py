@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Machine"]
 
 _LAST_STREAM: Final = 2**32 - 1
-_ALWAYS: Final = frozenset({Message.KILL, Message.SIGNAL})
-"""Requests that must get through however many others are open: they make room."""
+_ALWAYS: Final = frozenset({Message.KILL, Message.SIGNAL, Message.TOOLS})
+"""Requests that must get through however many others are open: they make room, or wait all the time."""
 _MESSAGES: Final[Mapping[int, Message]] = MappingProxyType({int(message): message for message in Message})
 
 

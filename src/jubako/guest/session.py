@@ -28,6 +28,7 @@ from jubako.guest.ports import PortStream
 from jubako.guest.process import GuestProcess, check_size
 from jubako.guest.requests import ConnectExchange
 from jubako.guest.text import printable
+from jubako.guest.tools import ToolCalls
 from jubako.guest.wire import (
     MAX_DATA,
     MAX_HOST_PAYLOAD,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from jubako.boundary.contract import Files
+    from jubako.boundary.contract import Files, ToolLink
     from jubako.guest.execution import ExecExchange
 
 __all__ = ["GuestSession"]
@@ -59,7 +60,15 @@ _STOP_MARGIN: Final = 5.0
 class GuestSession:
     """A session with an agent that is ready to serve; made by ``open``."""
 
-    def __init__(self, stream: GuestStream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> None:
+    def __init__(
+        self,
+        stream: GuestStream,
+        *,
+        tasks: TaskGroup,
+        config: SessionConfig,
+        hooks: SessionHooks,
+        tools: ToolLink | None = None,
+    ) -> None:
         self.config = config
         self.closed = anyio.Event()
         self.failure: JubakoError | None = None
@@ -69,20 +78,30 @@ class GuestSession:
         self._stopping = False
         limits = config.limits
         self._link = Link(stream, on_data=self._feed, on_end=self._ended)
-        self.machine = Machine(self._link.send, window=limits.window, max_streams=limits.streams)
+        self._max_streams = limits.streams + (limits.tool_calls if tools is not None else 0)
+        self.machine = Machine(self._link.send, window=limits.window, max_streams=self._max_streams)
+        self._tools = ToolCalls(self, tools, tasks) if tools is not None else None
         self._files = GuestFiles(self)
 
     # -- opening and closing ------------------------------------------------------------------
 
     @classmethod
-    async def open(cls, stream: GuestStream, *, tasks: TaskGroup, config: SessionConfig, hooks: SessionHooks) -> Self:
-        """Return a session whose agent has answered and is ready.
+    async def open(
+        cls,
+        stream: GuestStream,
+        *,
+        tasks: TaskGroup,
+        config: SessionConfig,
+        hooks: SessionHooks,
+        tools: ToolLink | None = None,
+    ) -> Self:
+        """Return a session whose agent has answered and is ready; programs inside can call ``tools``.
 
         Raises:
             LaunchError: The agent died, was silent for too long, or could not do what ``config`` requires.
             ProtocolError: The guest broke the protocol.
         """
-        session = cls(stream, tasks=tasks, config=config, hooks=hooks)
+        session = cls(stream, tasks=tasks, config=config, hooks=hooks, tools=tools)
         tasks.start_soon(session._link.run, name="jubako guest session")
         try:
             with anyio.fail_after(config.limits.handshake.total_seconds()):
@@ -114,6 +133,8 @@ class GuestSession:
         if self.config.landlock is not None and self.config.landlock.required and not applied:
             msg = f"the second wall around files could not be built: {printable(note)}"
             raise LaunchError(msg)
+        if self._tools is not None:
+            self._tools.open()
 
     def _check_start(self) -> None:
         if self.failure is not None:
@@ -126,6 +147,8 @@ class GuestSession:
         config = self.config
         landlock = config.landlock
         env = {"PATH": config.path, **config.env}
+        if self._tools is not None:
+            env["JUBAKO_TOOLS"] = config.tools
         rlimits = [
             value if value >= 0 else _UNLIMITED
             for number, pair in sorted(config.rlimits.items())
@@ -142,8 +165,9 @@ class GuestSession:
             [*(mask.entry() for mask in config.masks), *(mount.entry() for mount in config.mounts)],
             config.seccomp,
             config.limits.window,
-            config.limits.streams,
+            self._max_streams,
             round(config.limits.drain.total_seconds() * 1000),
+            _address(config.tools) if self._tools is not None else b"",
         )
 
     async def shutdown(self, grace: timedelta) -> None:
@@ -231,6 +255,11 @@ class GuestSession:
     def files(self) -> Files:
         """Files inside."""
         return self._files
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the session has ended or is about to."""
+        return self._over or self._stopping
 
     def check_open(self) -> None:
         """Raise the reason if the session is over."""
@@ -370,6 +399,11 @@ class GuestSession:
             processes=processes,
             disk=disk,
         )
+
+
+def _address(name: str) -> bytes:
+    """Return a unix socket's address; ``@`` stands for the NUL byte of an abstract one."""
+    return b"\0" + name[1:].encode() if name.startswith("@") else name.encode()
 
 
 def _pairs(env: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

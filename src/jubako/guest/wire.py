@@ -22,6 +22,9 @@ __all__ = [
     "MAX_DATA",
     "MAX_GUEST_PAYLOAD",
     "MAX_HOST_PAYLOAD",
+    "MAX_TOOL_ANSWER",
+    "MAX_TOOL_NAME",
+    "MAX_TOOL_REQUEST",
     "PATH_MAX",
     "PROTOCOL",
     "SCHEMAS",
@@ -43,6 +46,9 @@ MAX_GUEST_PAYLOAD: Final = 65536
 MAX_HOST_PAYLOAD: Final = 4 * 1024 * 1024
 PATH_MAX: Final = 4096
 TEXT_MAX: Final = 1024
+MAX_TOOL_NAME: Final = 256
+MAX_TOOL_REQUEST: Final = 1048576
+MAX_TOOL_ANSWER: Final = 33554432
 
 Field = int | bytes | str | list[bytes] | list[int] | list[tuple[bytes, bytes]]
 Fields = tuple[Field, ...]
@@ -85,6 +91,9 @@ class Message(IntEnum):
     CONNECTED = 0x49
     USAGE = 0x50
     USED = 0x51
+    TOOLS = 0x58
+    CALL = 0x59
+    ANSWER = 0x5A
 
 
 class EndKind(IntEnum):
@@ -165,6 +174,7 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("window", "u32", 0),
         ("streams", "u32", 0),
         ("drain", "u32", 0),
+        ("tools", "bytes", 108),
     ),
     Message.READY: (
         ("features", "list", 64),
@@ -216,12 +226,15 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
     Message.CONNECTED: (),
     Message.USAGE: (),
     Message.USED: (("cpu", "u64", 0), ("memory", "u64", 0), ("processes", "u64", 0), ("disk", "u64", 0)),
+    Message.TOOLS: (),
+    Message.CALL: (("tool", "bytes", MAX_TOOL_NAME), ("size", "u32", MAX_TOOL_REQUEST)),
+    Message.ANSWER: (("size", "u32", MAX_TOOL_ANSWER),),
 })  # fmt: skip
 
 GUEST_MESSAGES: Final = frozenset({
     Message.HELLO, Message.READY, Message.BYE, Message.STARTED, Message.EXIT, Message.DATA, Message.ERRDATA,
     Message.EOF, Message.CREDIT, Message.DISCARD, Message.END, Message.INFO, Message.ENTRY, Message.CHANGE,
-    Message.CONNECTED, Message.USED,
+    Message.CONNECTED, Message.USED, Message.CALL,
 })  # fmt: skip
 """What a guest may send at all."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import anyio
 import pytest
 
 from jubako.boundary.contract import ExecRequest, ExitStatus
-from jubako.guest import GuestSession, SessionConfig, SocketStream, agent_file
+from jubako.guest import GuestSession, SessionConfig, SocketStream, agent_file, tools_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteReceiveStream
 
+    from jubako.boundary.contract import ToolLink
     from jubako.guest import GuestProcess
 
 PYTHON = os.path.realpath(sys.executable)
@@ -120,7 +122,12 @@ class Plain:
 
 class OpenGuest(Protocol):
     def __call__(
-        self, config: SessionConfig | None = None, *, plain: bool = False, **options: object
+        self,
+        config: SessionConfig | None = None,
+        *,
+        plain: bool = False,
+        tools: ToolLink | None = None,
+        **options: object,
     ) -> AbstractAsyncContextManager[Guest]: ...
 
 
@@ -164,17 +171,25 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
 
     @asynccontextmanager
     async def opened(
-        config: SessionConfig | None = None, *, plain: bool = False, **options: object
+        config: SessionConfig | None = None,
+        *,
+        plain: bool = False,
+        tools: ToolLink | None = None,
+        **options: object,
     ) -> AsyncIterator[Guest]:
         bundle = agent_file(PYTHON)
         ours, theirs = socket.socketpair()
         workspace: Path | PurePosixPath = PurePosixPath("/work")
         prefix: list[str] = []
         if place == "bwrap":
-            prefix = [*_bubblewrap("/work"), "--ro-bind", str(bundle), "/agent.pyc", "--"]
+            prefix = [*_bubblewrap("/work"), "--ro-bind", str(bundle), "/agent.pyc"]
+            prefix += ["--ro-bind", str(tools_directory()), "/tools", "--"]
         else:
             workspace = tmp_path / "workspace"
             workspace.mkdir(exist_ok=True)
+        if tools is not None:
+            options["tools"] = f"@jubako-test-{secrets.token_hex(8)}"
+            options["env"] = {"PYTHONPATH": "/tools" if prefix else str(tools_directory())}
         path = "/agent.pyc" if prefix else str(bundle)
         agent = subprocess.Popen(  # noqa: ASYNC220  # PDEATHSIG wants this thread
             [*prefix, PYTHON, "-I", "-S", "-B", path, "--fd", str(theirs.fileno())],
@@ -190,7 +205,7 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
         try:
             async with anyio.create_task_group() as tasks:
                 stream = Plain(SocketStream(ours)) if plain else SocketStream(ours)
-                session = await GuestSession.open(stream, tasks=tasks, config=settings, hooks=hooks)
+                session = await GuestSession.open(stream, tasks=tasks, config=settings, hooks=hooks, tools=tools)
                 try:
                     yield Guest(session, hooks, agent, workspace, pid1=bool(prefix))
                 finally:

@@ -13,6 +13,7 @@ from jubako.guest.wire import Field, Message, Rule, ViolationError, decode, enco
 
 AGENT = Path(inside.__file__).parent
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "agent-protocol.md"
+_TOOL_BOUNDS = ("MAX_TOOL_NAME", "MAX_TOOL_REQUEST", "MAX_TOOL_ANSWER")
 SAMPLES: dict[str, tuple[Field, ...]] = {
     "u8": (0, 1),
     "u32": (0, 64),
@@ -30,7 +31,7 @@ def test_tables_are_the_same() -> None:
     assert {int(kind): schema for kind, schema in outside.SCHEMAS.items()} == inside.SCHEMAS
     for message in Message:
         assert getattr(inside, message.name) == message
-    for name in ("PROTOCOL", "MAX_DATA", "MAX_GUEST_PAYLOAD", "MAX_HOST_PAYLOAD", "PATH_MAX"):
+    for name in ("PROTOCOL", "MAX_DATA", "MAX_GUEST_PAYLOAD", "MAX_HOST_PAYLOAD", "PATH_MAX", *_TOOL_BOUNDS):
         assert getattr(inside, name) == getattr(outside, name)
     for kind in outside.EndKind:
         assert getattr(inside, f"END_{kind.name}") == kind

@@ -1,0 +1,1 @@
+"""Modules that programs inside can import; copied into sandboxes, never imported here."""
