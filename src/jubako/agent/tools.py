@@ -70,7 +70,7 @@ class Tools:
             self._pause()
             return
         try:
-            fd, _ = self._listener._accept()
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # what the socket module is built on
         except BlockingIOError:
             return
         except OSError:

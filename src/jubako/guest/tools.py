@@ -25,7 +25,7 @@ __all__ = ["ToolCalls", "ToolExchange"]
 
 _log: Final = logging.getLogger(__name__)
 _FAILED: Final = b'{"error":{"code":"tool-failed","message":"the function failed on the host"}}'
-_TOO_LARGE: Final = b'{"error":{"code":"tool-answer-too-large","message":"the function returned too much"}}'
+_TOO_LARGE: Final = b'{"error":{"code":"tool-response-too-large","message":"the function returned too much"}}'
 
 
 class ToolExchange(Exchange):
@@ -153,8 +153,6 @@ class ToolCalls:
                 return
             answer = await self._ask((exchange.tool or b"").decode("utf-8", "replace"), bytes(exchange.arguments))
             exchange.arguments = bytearray()
-            if exchange.is_over:
-                return
             exchange.answer(len(answer))
             try:
                 await self._session.send_data(exchange, answer)

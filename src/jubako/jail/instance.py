@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-    from jubako.boundary.contract import DriverContext, ExecRequest, Files, Plan, Process
+    from jubako.boundary.contract import DriverContext, ExecRequest, Files, Plan, Process, ToolLink
     from jubako.guest import SessionConfig
     from jubako.jail.group import LaunchGroup
     from jubako.linux.cgroup import Cgroup
@@ -141,8 +141,17 @@ class AgentInstance(ABC, Generic[_L]):
     async def _open(self, launched: _L) -> GuestSession:
         """Return the session with the agent that was just started."""
         return await GuestSession.open(
-            SocketStream(launched.stream), tasks=self._ctx.tasks, config=self._config(), hooks=self
+            SocketStream(launched.stream),
+            tasks=self._ctx.tasks,
+            config=self._config(),
+            hooks=self,
+            tools=self._tools,
         )
+
+    @property
+    def _tools(self) -> ToolLink | None:
+        """Return the way to host functions, if the policy grants any."""
+        return self._ctx.tools if self._plan.spec.policy.tools else None  # control: tool.calls
 
     # What it offers.
 

@@ -112,8 +112,8 @@ async def test_a_failing_link_fails_one_call(open_guest: OpenGuest, caplog: pyte
     async with open_guest(tools=Link()) as guest:
         with caplog.at_level(logging.CRITICAL, "jubako.guest.tools"):
             assert await call(guest, "raise") == "error tool-failed the function failed on the host"
-        assert await call(guest, "huge") == "error tool-answer-too-large the function returned too much"
-        assert await call(guest, "nothing") == "error tool-answer-too-large the function returned too much"
+        assert await call(guest, "huge") == "error tool-response-too-large the function returned too much"
+        assert await call(guest, "nothing") == "error tool-response-too-large the function returned too much"
         assert await call(guest, "echo", a=1) == '{"a": 1}'
 
 

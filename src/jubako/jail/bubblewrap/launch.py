@@ -24,7 +24,8 @@ import anyio
 from anyio import to_thread
 
 from jubako.errors import JubakoError, LaunchError
-from jubako.jail.bubblewrap.layout import ETC_FILES
+from jubako.guest import tools_module
+from jubako.jail.bubblewrap.layout import ETC_FILES, LIBRARY
 from jubako.jail.group import LaunchGroup, limits_of
 from jubako.jail.leftovers import MARKER, remove_processes
 from jubako.jail.names import sandbox_id
@@ -284,6 +285,10 @@ def made_up_files(policy: Policy, descriptors: Descriptors, *, agent: bytes, nam
         content = descriptors.content(text.format(**filled).encode())
         argv += ["--perms", "0444", "--file", content, f"{root}/etc/{file}"]
     argv += ["--perms", "0755", "--dir", f"{root}/run", "--perms", "0755", "--dir", f"{root}/run/jubako"]
+    if policy.tools:
+        module = descriptors.content(tools_module())
+        argv += ["--perms", "0755", "--dir", f"{root}{LIBRARY}"]
+        argv += ["--perms", "0444", "--file", module, f"{root}{LIBRARY}/jubako_tools.py"]
     return [*argv, "--perms", "0444", "--file", descriptors.content(agent), f"{root}{AGENT_PATH}"]
 
 

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ETC_FILES", "PATH", "RESERVED", "etc_shared", "proc_masks", "toolchain"]
+__all__ = ["ETC_FILES", "LIBRARY", "PATH", "RESERVED", "etc_shared", "proc_masks", "toolchain"]
+
+LIBRARY: Final = "/run/jubako/lib"
+"""Modules for programs inside: a client for host functions, where the policy grants some."""
 
 PATH: Final = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 """Where programs are looked up inside."""

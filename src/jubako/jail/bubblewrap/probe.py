@@ -25,7 +25,15 @@ __all__ = ["Machine", "probe_machine"]
 
 _MINIMUM: Final = (0, 8, 0)
 _BASE_FEATURES: Final = frozenset(
-    {Feature.BACKGROUND, Feature.PORTS, Feature.PROCESSES, Feature.SIGNALS, Feature.TTY, Feature.WATCH},
+    {
+        Feature.BACKGROUND,
+        Feature.PORTS,
+        Feature.PROCESSES,
+        Feature.SIGNALS,
+        Feature.TOOLS,
+        Feature.TTY,
+        Feature.WATCH,
+    },
 )
 _SELF_TEST_SECONDS: Final = 10.0
 

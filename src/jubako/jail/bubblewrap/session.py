@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
 from jubako.guest import LandlockConfig, MaskedPath, PrivateMount, SessionConfig
-from jubako.jail.bubblewrap.layout import PATH
+from jubako.jail.bubblewrap.layout import LIBRARY, PATH
 from jubako.linux.cgroup import Ability
 
 if TYPE_CHECKING:
@@ -46,13 +46,17 @@ def session_config(plan: Plan, groups: CgroupSupport | None, seccomp: bytes) -> 
 
 def _environment(policy: Policy) -> dict[str, str]:
     """Return what every program sees, besides PATH."""
+    variables = policy.environment.variables
+    if policy.tools:
+        paths = (LIBRARY, variables.get("PYTHONPATH", ""))
+        variables = {**variables, "PYTHONPATH": ":".join(path for path in paths if path)}
     return {  # control: process.environment
         "HOME": policy.files.workspace,
         "USER": "user",
         "LOGNAME": "user",
         "SHELL": "/bin/sh",
         "LANG": "C.UTF-8",
-        **policy.environment.variables,
+        **variables,
     }
 
 
