@@ -1,6 +1,6 @@
-"""Write the table of containment probes in docs/boundaries.md, from a real run.
+"""Write the table of containment probes in docs/boundaries.md, from real runs, one for each driver.
 
-    jubako probe --json > run.json; scripts/gen_boundaries.py run.json
+    jubako probe --boundary process --json > process.json; ...; scripts/gen_boundaries.py process.json ...
     scripts/gen_boundaries.py --check
 
 ``--check`` changes nothing: it compares the table's controls and programs with the catalogue.
@@ -33,26 +33,27 @@ def main(arguments: list[str]) -> int:
         return 1
     if arguments == ["--check"]:
         return _check(table)
-    if len(arguments) != 1:
+    if not arguments:
         print(__doc__)
         return 2
-    report = from_document(json.loads(Path(arguments[0]).read_text("utf-8")))
-    if not report.complete or report.count(Verdict.ESCAPED):
-        print("the run is not complete, or something escaped; the page is left as it is")
-        return 1
-    _PAGE.write_text(head + begin + "\n".join(markdown_lines(report)) + "\n" + end + tail, "utf-8")
+    reports = [from_document(json.loads(Path(name).read_text("utf-8"))) for name in arguments]
+    for report in reports:
+        if not report.complete or report.count(Verdict.ESCAPED):
+            print(f"the run of {report.driver} is not complete, or something escaped; the page is left as it is")
+            return 1
+    _PAGE.write_text(head + begin + "\n".join(markdown_lines(*reports)) + "\n" + end + tail, "utf-8")
     return 0
 
 
 def _check(table: str) -> int:
-    shown = set(re.findall(r"`([^`|]+)` \|(?= \w+ \|$)", table, re.MULTILINE))
+    shown = set(re.findall(r"`([^`|]+/[^`|]+)` \|(?: [\w-]+ \|)+$", table, re.MULTILINE))
     wanted = set(markdown_names(PROBES))
     for name in sorted(wanted - shown):
         print(f"docs/boundaries.md lacks {name}")
     for name in sorted(shown - wanted):
         print(f"docs/boundaries.md has {name}, which no longer exists")
     if shown != wanted:
-        print("run: jubako probe --json > run.json; scripts/gen_boundaries.py run.json")
+        print("run: jubako probe --boundary B --json > B.json for each boundary; scripts/gen_boundaries.py *.json")
     return 0 if shown == wanted else 1
 
 

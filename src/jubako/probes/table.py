@@ -70,28 +70,33 @@ def by_control(results: Sequence[ProbeResult]) -> dict[str, list[ProbeResult]]:
     return dict(sorted(grouped.items(), key=lambda entry: order.get(entry[0], len(order))))
 
 
-def markdown_lines(report: ProbeRunReport) -> Iterator[str]:
-    """Yield a Markdown table: every control, what its probes try, their ids, and what came of them."""
-    yield (
-        f"Last run: {report.started:%Y-%m-%d}, driver `{report.driver}` {report.version}, Linux {report.kernel}, "
-        f"{'root' if report.uid == 0 else 'an ordinary user'}: "
-        + ", ".join(f"{report.count(verdict)} {verdict}" for verdict in Verdict)
-        + f" of {len(report.results)}."
-    )
+def markdown_lines(*reports: ProbeRunReport) -> Iterator[str]:
+    """Yield a Markdown table: every control, what its probes try, their ids, and what came of them per driver."""
+    for report in reports:
+        yield (
+            f"- `{report.driver}` {report.version} ({report.boundary} boundary), {report.started:%Y-%m-%d}, "
+            f"Linux {report.kernel}, {'root' if report.uid == 0 else 'an ordinary user'}: "
+            + ", ".join(f"{report.count(verdict)} {verdict}" for verdict in Verdict)
+            + f" of {len(report.results)}"
+        )
     yield ""
-    yield "| control | what it tries | probe | verdict |"
-    yield "|---|---|---|---|"
-    for control, results in by_control(report.results).items():
+    yield f"| control | what it tries | probe | {' | '.join(f'`{report.driver}`' for report in reports)} |"
+    yield f"|---|---|---|{'---|' * len(reports)}"
+    found = [{item.id: item for item in report.results} for report in reports]
+    everything = {item.id: item for results in found for item in results.values()}
+    for control, results in by_control(tuple(everything.values())).items():
         for number, item in enumerate(results):
             shown = f"`{control}`" if number == 0 else ""
-            yield f"| {shown} | {_cell(item.title)} | `{item.id}` | {item.verdict} |"
-    unproven = report.of(Verdict.INCONCLUSIVE)
-    if unproven:
-        yield ""
-        yield "Inconclusive there, with the reason:"
-        yield ""
-        for item in unproven:
-            yield f"- `{item.id}`: {_cell(item.reason)}"
+            cells = " | ".join(str(of[item.id].verdict) if item.id in of else "-" for of in found)
+            yield f"| {shown} | {_cell(item.title)} | `{item.id}` | {cells} |"
+    for report in reports:
+        unproven = report.of(Verdict.INCONCLUSIVE)
+        if unproven:
+            yield ""
+            yield f"Inconclusive behind `{report.driver}`, with the reason:"
+            yield ""
+            for item in unproven:
+                yield f"- `{item.id}`: {_cell(item.reason)}"
 
 
 def markdown_names(probes: Sequence[Probe]) -> Iterator[str]:
