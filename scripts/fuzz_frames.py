@@ -264,9 +264,9 @@ def _answer(exchange: ToolExchange) -> None:
     exchange.answer(2)
 
 
-_HELLO = frame(Message.HELLO, 0, encode(Message.HELLO, (1, "1.0", "3.11.2", 1, 1000)))
+_HELLO = frame(Message.HELLO, 0, encode(Message.HELLO, (2, "2.0", "3.11.2", 1, 1000)))
 _READY = frame(Message.READY, 0, encode(Message.READY, ([b"exec"], 7, 1, "")))
-_CONFIG: Sequence[Field] = (b"/w", b"", [], [], 0, [], [], [], b"", WINDOW, 256, 250, b"")
+_CONFIG: Sequence[Field] = (b"/w", b"", [], [], 0, [], [], [], b"", WINDOW, 256, 250, b"", [], [], 0, 0)
 _END_OK = encode(Message.END, (0, 0, ""))
 _INFO = encode(Message.INFO, (0, 5, 0o644, 10**18, b""))
 _ENTRY = encode(Message.ENTRY, (b"name", 0, 5, 0o644, 10**18, b""))

@@ -11,9 +11,12 @@ from . import core, spawn, tree, wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+
+    from . import launcher
 
 MAX_DETACHED = 64
+MAX_STRAYS = 1024
 _END_OF_TRANSMISSION = b"\x04"
 _ORDER = sys.byteorder
 _KILL_PAUSE = 0.002
@@ -195,29 +198,88 @@ class Exec(core.Stream):
         self.tty = False
         self.outputs: List[Output] = []
         self.input: Optional[Input] = None
+        self.pending: Optional[launcher.Request] = None
+        """What the launcher was asked for, until it answers."""
+        self._ends: Tuple[int, int, int] = (-1, -1, -1)
+        self._early: List[Tuple[str, Any]] = []
 
     def open(self, launch: spawn.Launch, *, stdin: bool) -> None:
         """Start the program with pipes. Raises SpawnError or OSError; nothing is left open then."""
+        opened = self._pipes(launch, stdin=stdin)
+        try:
+            pid = self.execs.spawner.start(launch)
+        except BaseException:
+            self._close_all(opened)
+            raise
+        self._close_all(launch.fds)
+        self._attach(pid)
+
+    def _pipes(self, launch: spawn.Launch, *, stdin: bool) -> List[int]:
+        """Make the program's pipes; return all that was opened."""
         opened: List[int] = []
         try:
             out_r, out_w = self._pipe(opened)
             err_r, err_w = self._pipe(opened)
             in_r, in_w = self._pipe(opened) if stdin else (self.execs.spawner.null, -1)
-            launch.fds = (in_r, out_w, err_w)
-            pid = self.execs.spawner.start(launch)
         except BaseException:
-            for fd in opened:
-                posix.close(fd)
+            self._close_all(opened)
             raise
-        for fd in opened:
-            if fd in (out_w, err_w, in_r):
-                posix.close(fd)
-            else:
+        launch.fds = (in_r, out_w, err_w)
+        self._ends = (in_w, out_r, err_r)
+        for fd in self._ends:
+            if fd >= 0:
                 posix.set_blocking(fd, False)
+        return opened
+
+    def _close_all(self, fds: Iterable[int]) -> None:
+        for fd in fds:
+            if fd >= 0 and fd != self.execs.spawner.null:
+                posix.close(fd)
+
+    def _attach(self, pid: int) -> None:
+        """Say that the program runs, and serve its pipes."""
         self._started(pid)
+        in_w, out_r, err_r = self._ends
         self.outputs = [Output(self, 0, out_r), Output(self, 1, err_r)]
         if in_w >= 0:
             self.input = Input(self, in_w, tty=False)
+
+    def open_launched(self, launch: spawn.Launch, starter: launcher.Launcher, *, stdin: bool) -> None:
+        """Have the launcher start the program. Raises SpawnError or OSError as ``open`` does."""
+        spawn.enter_directory(launch.cwd)
+        posix.chdir(b"/")
+        opened = self._pipes(launch, stdin=stdin)
+        launch.limits = self.execs.spawner.child_limits
+        try:
+            request = starter.request(self, launch)
+        except BaseException:
+            self._close_all(opened)
+            raise
+        self.pending = request
+        starter.submit(request)
+
+    def launched(self, pid: int) -> None:
+        """Take the launcher's word that the program runs."""
+        request, self.pending = self.pending, None
+        if request is None:
+            raise AssertionError
+        self._close_all(request.fds)
+        self._attach(pid)
+        for name, value in self._early:
+            getattr(self, name)(value)
+        ended = self.execs.strays.pop(pid, None)
+        if ended is not None:
+            del self.execs.by_pid[pid]
+            self.on_exit(*ended)
+        elif request.unwanted:
+            tree.send_signal(pid, tree.SIGKILL)
+
+    def refused(self, kind: int, number: int, text: str) -> None:
+        """Take the launcher's word that there will be no program."""
+        request, self.pending = self.pending, None
+        if request is not None:
+            self._close_all((*request.fds, *self._ends))
+        self.end(kind, number, text)
 
     def _pipe(self, opened: List[int]) -> Tuple[int, int]:
         pair = posix.pipe2(posix.O_CLOEXEC)
@@ -261,12 +323,16 @@ class Exec(core.Stream):
 
     def on_data(self, data: bytes) -> None:
         """Take input for the program."""
-        if self.input is not None:
+        if self.pending is not None:
+            self._early.append(("on_data", data))
+        elif self.input is not None:
             self.input.feed(data)
 
     def on_eof(self, _channel: int = 0) -> None:
         """Close the program's input."""
-        if self.input is not None:
+        if self.pending is not None:
+            self._early.append(("on_eof", _channel))
+        elif self.input is not None:
             self.input.finish()
 
     def on_credit(self, channel: int, amount: int) -> None:
@@ -278,6 +344,8 @@ class Exec(core.Stream):
 
     def on_discard(self, channel: int) -> None:
         """Read on, to nowhere."""
+        if self.pending is not None:
+            self._early.append(("on_discard", channel))
         for output in self.outputs:
             if output.channel == channel and not output.discard:
                 output.drop()
@@ -361,6 +429,9 @@ class Execs:
         self.spawner = spawner
         self.family = tree.Family()
         self.by_pid: Dict[int, Exec] = {}
+        self.launcher: Optional[launcher.Launcher] = None
+        self.strays: Dict[int, Tuple[int, Any]] = {}
+        """How children ended that nobody knows, while the launcher may still name them."""
         self._detached: List[Output] = []
 
     def open(self, ident: int, fields: List[Any]) -> None:
@@ -379,7 +450,10 @@ class Execs:
         try:
             identity = spawn.find_identity(user or self.agent.user)
             launch = spawn.Launch(argv, env, self._absolute(cwd), identity)
-            if flags & wire.FLAG_TTY:
+            starter = self._starter(flags, identity)
+            if starter is not None:
+                stream.open_launched(launch, starter, stdin=bool(flags & wire.FLAG_STDIN))
+            elif flags & wire.FLAG_TTY:
                 stream.open_tty(launch, (rows, columns))
             else:
                 stream.open(launch, stdin=bool(flags & wire.FLAG_STDIN))
@@ -388,6 +462,20 @@ class Execs:
         except OSError as error:
             number = error.errno or errno.EIO
             stream.end(wire.END_NOT_EXECUTABLE, number, "no pipes or terminal for it: " + posix.strerror(number))
+
+    def _starter(self, flags: int, identity: Optional[spawn.Identity]) -> Optional[launcher.Launcher]:
+        """Return the launcher if the program is its to start. Raises SpawnError for what it can't do."""
+        preloaded = bool(flags & wire.FLAG_PRELOADED)
+        if self.launcher is None or not (preloaded or self.launcher.config.everything):
+            if preloaded:
+                raise spawn.SpawnError(wire.END_REFUSED, errno.EINVAL, "the sandbox has no preloaded interpreter")
+            return None
+        own = spawn.find_identity(self.agent.user)
+        if (identity and identity.uid) != (own and own.uid):
+            raise spawn.SpawnError(wire.END_REFUSED, errno.EPERM, "the launcher runs programs as its own user only")
+        if flags & wire.FLAG_TTY:
+            raise spawn.SpawnError(wire.END_REFUSED, errno.EINVAL, "the launcher has no terminals")
+        return self.launcher
 
     def _absolute(self, cwd: bytes) -> bytes:
         if cwd.startswith(b"/"):
@@ -406,8 +494,20 @@ class Execs:
             stream = self.by_pid.pop(pid, None)
             if stream is not None:
                 stream.on_exit(status, usage)
+            elif self.launcher is not None and pid in self.launcher.pids:
+                self.launcher.on_death(pid)
             else:
                 self.family.adopted += 1
+                self._keep(pid, status, usage)
+
+    def _keep(self, pid: int, status: int, usage: Any) -> None:
+        """Keep an exit for as long as the launcher may still say whose it was."""
+        if self.launcher is None or not self.launcher.busy:
+            self.strays.clear()
+            return
+        self.strays[pid] = (status, usage)
+        if len(self.strays) > MAX_STRAYS:
+            del self.strays[next(iter(self.strays))]
 
     def signal(self, _stream: core.Stream, target: int, number: int) -> None:
         """Serve SIGNAL: to the program and all its descendants."""
@@ -417,6 +517,12 @@ class Execs:
     def kill(self, stream: core.JobStream, target: int) -> Iterator[bool]:
         """Serve KILL: done when nothing of the exec is left."""
         left = 0
+        program = self.agent.streams.get(target)
+        if isinstance(program, Exec) and program.pending is not None and self.launcher is not None:
+            self.launcher.cancel(program.pending)
+            while program.pending is not None:
+                self.agent.after(stream, _KILL_PAUSE, stream.step)
+                yield False
         for left in tree.kill_slices(self.family, target, 5.0):
             if left:
                 self.agent.after(stream, _KILL_PAUSE, stream.step)

@@ -76,21 +76,8 @@ class Main:
         if kind != wire.CONFIG or ident:
             raise wire.WireError("CONFIG expected")
         agent = self.agent
-        (
-            workspace,
-            user,
-            env,
-            limits,
-            landlock,
-            readable,
-            writable,
-            mounts,
-            program,
-            window,
-            streams,
-            drain,
-            endpoint,
-        ) = fields
+        workspace, user, env, limits, landlock, readable, writable, mounts, program = fields[:9]
+        window, streams, drain, endpoint = fields[9:13]
         agent.workspace = workspace
         agent.user = user
         agent.env = dict(env)
@@ -109,6 +96,8 @@ class Main:
         agent.send(wire.READY, 0, wire.encode(wire.READY, (agent.features, abi, applied, note)))
         agent.flush()
         self._execs()  # while the host looks at the walls
+        if fields[13]:
+            self._start_launcher(*fields[13:])
 
     def _execs(self) -> execs.Execs:
         """Return the part that runs programs, loading it at first use."""
@@ -117,6 +106,14 @@ class Main:
 
             self._loaded = execs.Execs(self.agent, self._spawner)
         return self._loaded
+
+    def _start_launcher(self, argv: List[bytes], env: List[Tuple[bytes, bytes]], everything: int, ready: int) -> None:
+        from . import launcher
+
+        config = launcher.Config(argv, dict(env), everything=bool(everything), seconds=ready / 1000)
+        owner = self._execs()
+        owner.launcher = launcher.Launcher(self.agent, owner, config)
+        owner.launcher.start()
 
     def _harden_self(
         self,

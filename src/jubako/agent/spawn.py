@@ -95,6 +95,15 @@ def find_program(name: bytes, path: bytes, cwd: bytes) -> bytes:
     raise SpawnError(wire.END_NOT_FOUND, errno.ENOENT, text[:200] + ": not found")
 
 
+def enter_directory(path: bytes) -> None:
+    """Change to a program's working directory. Raises SpawnError."""
+    try:
+        posix.chdir(path)
+    except OSError as error:
+        text = "working directory: " + posix.strerror(error.errno or 0)
+        raise SpawnError(wire.END_NOT_EXECUTABLE, error.errno or 0, text) from None
+
+
 class Launch:
     """What to start: the program's view of the world, and where its three descriptors lead."""
 
@@ -103,7 +112,10 @@ class Launch:
         self.env = env
         self.cwd = cwd
         self.identity = identity
-        self.fds: Tuple[int, int, int] = (0, 1, 2)
+        self.fds: Tuple[int, ...] = (0, 1, 2)
+        """Descriptors that become 0, 1, ... of the program."""
+        self.limits: Optional[Sequence[Tuple[int, int, int]]] = None
+        """Limits that the agent must not have itself; None for those of the session's programs."""
         self.tty = b""
         """A terminal to open instead of using ``fds``."""
 
@@ -144,16 +156,13 @@ class Spawner:
         """Return the pid of the started program. Raises SpawnError."""
         name = launch.argv[0]
         program = find_program(name, launch.env.get(b"PATH", b"/usr/bin:/bin"), launch.cwd)
-        try:
-            posix.chdir(launch.cwd)
-        except OSError as error:
-            text = "working directory: " + posix.strerror(error.errno or 0)
-            raise SpawnError(wire.END_NOT_EXECUTABLE, error.errno or 0, text) from None
+        limits = self.child_limits if launch.limits is None else launch.limits
+        enter_directory(launch.cwd)
         # Inherited by the child and taken back at once: no descendant can start with the agent's score.
         self._oom(b"%d" % CHILD_OOM_SCORE)
         try:
-            if launch.identity is not None or self.child_limits:
-                return self._fork(program, launch)
+            if launch.identity is not None or limits:
+                return self._fork(program, launch, limits)
             return _spawn(program, launch)
         except OSError as error:
             number = error.errno or errno.EIO
@@ -165,7 +174,7 @@ class Spawner:
             self._oom(self._own_oom)
             posix.chdir(b"/")
 
-    def _fork(self, program: bytes, launch: Launch) -> int:
+    def _fork(self, program: bytes, launch: Launch, limits: Sequence[Tuple[int, int, int]]) -> int:
         """Start a program for which the child must change more than its descriptors."""
         import resource
 
@@ -178,7 +187,7 @@ class Spawner:
                     _signal.signal(number, _signal.SIG_DFL)
                 posix.setsid()
                 _take_descriptors(launch)
-                for kind, soft, hard in self.child_limits:
+                for kind, soft, hard in limits:
                     resource.setrlimit(kind, (soft, hard))  # control: resource.open-files
                 if launch.identity is not None:
                     posix.setgroups(launch.identity.groups)

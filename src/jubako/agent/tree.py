@@ -125,8 +125,17 @@ class Family:
         self.leaders[pid] = ident
         self.live.add(ident)
         if len(self.leaders) > 4096:
-            for old in [pid for pid, exec_ in self.leaders.items() if exec_ not in self.live][:2048]:
+            for old in [pid for pid, exec_ in self.leaders.items() if exec_ and exec_ not in self.live][:2048]:
                 del self.leaders[old]
+
+    def reserve(self, pid: int) -> None:
+        """Note a process that belongs to the agent and to no exec; it has the number 0."""
+        self.leaders[pid] = 0
+
+    def release(self, pid: int) -> None:
+        """Undo ``reserve``, when the process has ended."""
+        if self.leaders.get(pid) == 0:
+            del self.leaders[pid]
 
     def exited(self, ident: int) -> None:
         """Note that the first program has ended; its descendants may live on."""

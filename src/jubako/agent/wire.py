@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     Schema = Tuple[Tuple[str, str, int], ...]
 
-PROTOCOL = 1
-AGENT_VERSION = "1.0"
+PROTOCOL = 2
+AGENT_VERSION = "2.0"
 HEADER = 9
 MAX_DATA = 65536
 MAX_GUEST_PAYLOAD = 65536
@@ -32,7 +32,7 @@ END_OK, END_ERRNO, END_REFUSED, END_NOT_FOUND, END_NOT_EXECUTABLE, END_CANCELLED
 EXITED, SIGNALLED = 0, 1
 KIND_FILE, KIND_DIRECTORY, KIND_SYMLINK, KIND_OTHER = 0, 1, 2, 3
 CHANGE_CREATED, CHANGE_MODIFIED, CHANGE_REMOVED, CHANGE_MOVED, CHANGE_LOST = 0, 1, 2, 3, 4
-FLAG_STDIN, FLAG_TTY = 1, 2
+FLAG_STDIN, FLAG_TTY, FLAG_PRELOADED = 1, 2, 4
 LANDLOCK_OFF, LANDLOCK_TRY, LANDLOCK_REQUIRED = 0, 1, 2
 BYE_ASKED, BYE_SIGNAL, BYE_FAILED = 0, 1, 2
 
@@ -74,6 +74,10 @@ SCHEMAS: "dict[int, Schema]" = {
         ("streams", "u32", 0),
         ("drain", "u32", 0),
         ("tools", "bytes", 108),
+        ("launcher", "list", 64),
+        ("launcher_env", "pairs", 64),
+        ("launcher_all", "u8", 1),
+        ("launcher_ready", "u32", 0),
     ),
     READY: (
         ("features", "list", 64),
@@ -88,7 +92,7 @@ SCHEMAS: "dict[int, Schema]" = {
         ("cwd", "bytes", PATH_MAX),
         ("env", "pairs", 65536),
         ("user", "bytes", 256),
-        ("flags", "u8", 3),
+        ("flags", "u8", 7),
         ("rows", "u32", 4096),
         ("columns", "u32", 4096),
     ),

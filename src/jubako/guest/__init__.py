@@ -4,12 +4,14 @@ from jubako.guest.bundle import agent_file, bundle_agent, tools_directory, tools
 from jubako.guest.config import (
     AgentHello,
     LandlockConfig,
+    LauncherConfig,
     MaskedPath,
     PrivateMount,
     SessionConfig,
     SessionHooks,
     SessionLimits,
 )
+from jubako.guest.launcher import launcher_text, preload_launcher
 from jubako.guest.process import GuestProcess
 from jubako.guest.session import GuestSession
 from jubako.guest.stream import SocketStream
@@ -19,6 +21,7 @@ __all__ = [
     "GuestProcess",
     "GuestSession",
     "LandlockConfig",
+    "LauncherConfig",
     "MaskedPath",
     "PrivateMount",
     "SessionConfig",
@@ -27,6 +30,8 @@ __all__ = [
     "SocketStream",
     "agent_file",
     "bundle_agent",
+    "launcher_text",
+    "preload_launcher",
     "tools_directory",
     "tools_module",
 ]

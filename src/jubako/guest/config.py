@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentHello",
     "LandlockConfig",
+    "LauncherConfig",
     "MaskedPath",
     "PrivateMount",
     "SessionConfig",
@@ -33,6 +34,21 @@ class LandlockConfig:
     readable: tuple[str, ...] = ("/",)
     writable: tuple[str, ...] = ()
     required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LauncherConfig:
+    """A warm process that the agent starts inside, and that starts programs as forks of itself.
+
+    ``argv`` is its program, to which the agent appends the number of its socket's descriptor; ``env``
+    is added to the session's. With ``everything`` it gets every program, else only requests that say
+    ``preloaded``. ``ready`` bounds its start, which nothing but the first such program waits for.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    everything: bool = False
+    ready: timedelta = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,8 @@ class SessionConfig:
     """Paths to cover, by the same capability."""
     seccomp: bytes = b""
     """A filter program. With one the agent gives up all capabilities and puts itself behind it."""
+    launcher: LauncherConfig | None = None
+    """What starts some or all programs in place of the agent."""
     on_limit: Literal["truncate", "kill"] = "truncate"
     tools: str = "@jubako-tools"
     """The unix socket for calls to host functions, where a session has them: a path, or abstract with ``@``."""

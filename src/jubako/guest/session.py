@@ -19,7 +19,7 @@ from jubako.errors import (
     LaunchError,
     ProtocolError,
 )
-from jubako.guest.config import AgentHello, SessionConfig, SessionHooks
+from jubako.guest.config import AgentHello, LauncherConfig, SessionConfig, SessionHooks
 from jubako.guest.exchange import CallExchange, Exchange, ReplyExchange
 from jubako.guest.files import GuestFiles
 from jubako.guest.link import GuestStream, Link
@@ -53,6 +53,7 @@ __all__ = ["GuestSession"]
 _log: Final = logging.getLogger(__name__)
 _FLAG_STDIN: Final = 1
 _FLAG_TTY: Final = 2
+_FLAG_PRELOADED: Final = 4
 _UNLIMITED: Final = 2**64 - 1
 _STOP_MARGIN: Final = 5.0
 
@@ -168,6 +169,7 @@ class GuestSession:
             self._max_streams,
             round(config.limits.drain.total_seconds() * 1000),
             _address(config.tools) if self._tools is not None else b"",
+            *_launcher_fields(config.launcher),
         )
 
     async def shutdown(self, grace: timedelta) -> None:
@@ -309,7 +311,7 @@ class GuestSession:
         """
         self.check_open()
         try:
-            payload = encode(Message.EXEC, _exec_fields(request))
+            payload = encode(Message.EXEC, self._exec_fields(request))
         except ValueError as error:
             # Also text that has no bytes: UnicodeEncodeError is a ValueError.
             raise InvalidRequestError(str(error)) from error
@@ -338,6 +340,21 @@ class GuestSession:
         if request.timeout is not None and exchange.started:
             self._tasks.start_soon(process.enforce_timeout, request.timeout.total_seconds())
         return process
+
+    def _exec_fields(self, request: ExecRequest) -> Sequence[Field]:
+        """Return the fields of EXEC. Raises InvalidRequestError."""
+        launcher = self.config.launcher
+        if request.preloaded and (launcher is None or launcher.everything):
+            raise InvalidRequestError(
+                "the sandbox has no preloaded interpreter",
+                hint="name modules in the spec's preload, or exec without preloaded",
+                details={"field": "preloaded"},
+            )
+        if request.tty is not None and launcher is not None and (request.preloaded or launcher.everything):
+            raise InvalidRequestError(
+                "programs that are forks of a launcher can't have a terminal", details={"field": "tty"}
+            )
+        return _exec_fields(request)
 
     def kill_soon(self, exchange: ExecExchange) -> None:
         """Kill a program's tree without waiting, e.g. because the caller was cancelled."""
@@ -406,6 +423,17 @@ def _address(name: str) -> bytes:
     return b"\0" + name[1:].encode() if name.startswith("@") else name.encode()
 
 
+def _launcher_fields(launcher: LauncherConfig | None) -> Sequence[Field]:
+    if launcher is None:
+        return [], [], 0, 0
+    return (
+        [item.encode("utf-8", "surrogateescape") for item in launcher.argv],
+        _pairs(launcher.env),
+        int(launcher.everything),
+        min(round(launcher.ready.total_seconds() * 1000), 2**32 - 1),
+    )
+
+
 def _pairs(env: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     pairs: list[tuple[bytes, bytes]] = []
     for name, value in env.items():
@@ -437,6 +465,8 @@ def _exec_fields(request: ExecRequest) -> Sequence[Field]:
         flags, rows, columns = _FLAG_TTY, request.tty.rows, request.tty.columns
     elif request.stdin:
         flags = _FLAG_STDIN
+    if request.preloaded:
+        flags |= _FLAG_PRELOADED
     return (
         [item.encode("utf-8", "surrogateescape") for item in request.argv],
         cwd.encode("utf-8", "surrogateescape"),

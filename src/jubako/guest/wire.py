@@ -39,7 +39,7 @@ __all__ = [
     "frame",
 ]
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 HEADER: Final = struct.Struct("!IBI")
 MAX_DATA: Final = 65536
 MAX_GUEST_PAYLOAD: Final = 65536
@@ -175,6 +175,10 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("streams", "u32", 0),
         ("drain", "u32", 0),
         ("tools", "bytes", 108),
+        ("launcher", "list", 64),
+        ("launcher_env", "pairs", 64),
+        ("launcher_all", "u8", 1),
+        ("launcher_ready", "u32", 0),
     ),
     Message.READY: (
         ("features", "list", 64),
@@ -189,7 +193,7 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("cwd", "bytes", PATH_MAX),
         ("env", "pairs", 65536),
         ("user", "bytes", 256),
-        ("flags", "u8", 3),
+        ("flags", "u8", 7),
         ("rows", "u32", 4096),
         ("columns", "u32", 4096),
     ),

@@ -40,7 +40,7 @@ async def test_output_and_code_come_back(open_guest: OpenGuest) -> None:
 async def test_agent_says_who_it_is(open_guest: OpenGuest) -> None:
     async with open_guest() as guest:
         hello = guest.session.hello
-        assert hello.protocol == 1
+        assert hello.protocol == 2
         assert hello.features == {"exec", "files", "ports", "tty", "usage", "watch"}
         assert (hello.pid, hello.uid) == ((1, 1000) if guest.pid1 else (guest.agent.pid, os.geteuid()))
 

@@ -14,7 +14,7 @@ import pytest
 from jubako.boundary.contract import ExecRequest
 from jubako.errors import InstanceLostError, JubakoError, LaunchError, ProtocolError
 from jubako.guest import GuestSession, LandlockConfig, SessionConfig, SessionLimits, SocketStream
-from jubako.guest.wire import HEADER, MAX_GUEST_PAYLOAD, Message, Rule, encode, frame
+from jubako.guest.wire import HEADER, MAX_GUEST_PAYLOAD, PROTOCOL, Message, Rule, encode, frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 P = PurePosixPath
 
-HELLO = frame(Message.HELLO, 0, encode(Message.HELLO, (1, "fake", "3.11", 1, 1000)))
+HELLO = frame(Message.HELLO, 0, encode(Message.HELLO, (PROTOCOL, "fake", "3.11", 1, 1000)))
 READY = frame(Message.READY, 0, encode(Message.READY, ([b"exec"], 0, 0, "")))
 STARTED = encode(Message.STARTED, (7,))
 EXIT = encode(Message.EXIT, (0, 0, 0, 0, 0, 0))
@@ -368,7 +368,7 @@ async def test_hooks_that_fail_do_not_keep_a_session_alive(caplog: pytest.LogCap
         (READY, ProtocolError, "session.state"),
         (b"GET / HTTP/1.1\r\n\r\n", ProtocolError, "frame.size"),
         (HELLO + READY, ProtocolError, "session.state"),
-        (frame(Message.HELLO, 0, encode(Message.HELLO, (2, "9", "3", 1, 1))), LaunchError, "protocol 2"),
+        (frame(Message.HELLO, 0, encode(Message.HELLO, (1, "9", "3", 1, 1))), LaunchError, "protocol 1"),
         (frame(Message.HELLO, 1, HELLO[9:]), ProtocolError, "stream.unknown"),
         (frame(Message.BYE, 0, encode(Message.BYE, (2, "no\x1b[31m"))), ProtocolError, "session.state"),
         (HELLO + frame(Message.BYE, 0, encode(Message.BYE, (2, "no \x1b[31m"))), LaunchError, r"no \x1b[31m"),
