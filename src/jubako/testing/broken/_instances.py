@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-    from jubako.boundary.contract import Driver, DriverContext, Instance, Plan, Process
+    from jubako.boundary.contract import Driver, DriverContext, Instance, Plan, Process, ToolLink
     from jubako.policy import Policy
 
 __all__ = ["INSTANCE_DEFECTS"]
@@ -465,6 +465,46 @@ class VagueConnect(BrokenDriver):
     instance_type = _Instance
 
 
+class ToolsOneByOne(BrokenDriver):
+    """Lets one call of a host function wait for the other."""
+
+    breaks = frozenset({"tools.concurrent"})
+    reach = frozenset({"policy.tools"})
+
+    class _Link:
+        def __init__(self, inner: ToolLink) -> None:
+            self.inner = inner
+            self.lock = anyio.Lock()
+
+        async def call(self, tool: str, arguments: bytes) -> bytes:
+            """Wait for the turn."""
+            async with self.lock:
+                return await self.inner.call(tool, arguments)
+
+    async def create(self, plan: Plan, ctx: DriverContext) -> Instance:
+        """Put a queue in front of the host's functions."""
+        return await super().create(plan, replace(ctx, tools=self._Link(ctx.tools)) if ctx.tools else ctx)
+
+
+class ToolsGarbled(BrokenDriver):
+    """Loses what is not ASCII on the way to the host's functions."""
+
+    breaks = frozenset({"tools.unicode"})
+    reach = frozenset({"policy.tools"})
+
+    class _Link:
+        def __init__(self, inner: ToolLink) -> None:
+            self.inner = inner
+
+        async def call(self, tool: str, arguments: bytes) -> bytes:
+            """Lose it."""
+            return await self.inner.call(tool, arguments.decode().encode("ascii", "replace"))
+
+    async def create(self, plan: Plan, ctx: DriverContext) -> Instance:
+        """Put the loss in front of the host's functions."""
+        return await super().create(plan, replace(ctx, tools=self._Link(ctx.tools)) if ctx.tools else ctx)
+
+
 INSTANCE_DEFECTS: Final[tuple[type[BrokenDriver], ...]] = (
     DestroyOnce,
     DestroysLater,
@@ -493,4 +533,6 @@ INSTANCE_DEFECTS: Final[tuple[type[BrokenDriver], ...]] = (
     UsageUnknown,
     UsageStale,
     VagueConnect,
+    ToolsOneByOne,
+    ToolsGarbled,
 )

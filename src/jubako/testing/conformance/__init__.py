@@ -38,6 +38,7 @@ from jubako.testing.conformance._plan import PlanChecks
 from jubako.testing.conformance._signals import EndingChecks, SignalChecks
 from jubako.testing.conformance._stopping import StopChecks
 from jubako.testing.conformance._suite import AllChecks, DriverConformance
+from jubako.testing.conformance._tools import ToolChecks
 from jubako.testing.conformance._trees import TreeChecks, WatchChecks
 from jubako.testing.conformance._tty import TerminalChecks
 from jubako.testing.conformance._usage import UsageChecks
@@ -68,6 +69,7 @@ __all__ = [
     "SignalChecks",
     "StopChecks",
     "TerminalChecks",
+    "ToolChecks",
     "Toolchain",
     "TreeChecks",
     "UsageChecks",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from jubako.boundary.contract import Driver, Instance, ProbeReport
+    from jubako.boundary.contract import Driver, Instance, ProbeReport, ToolLink
     from jubako.events import EventData
 
 __all__ = ["MakeGuest", "MakeInstance", "Setup", "Workbench", "make_root"]
@@ -57,7 +57,9 @@ class Setup:
 class MakeGuest(Protocol):
     """Makes a sandbox; started unless told otherwise."""
 
-    async def __call__(self, policy: Policy | None = None, *, start: bool = True) -> Guest: ...
+    async def __call__(
+        self, policy: Policy | None = None, *, start: bool = True, tools: ToolLink | None = None
+    ) -> Guest: ...
 
 
 class MakeInstance(Protocol):
@@ -111,8 +113,8 @@ class Workbench:
             known["instance"] = guest.instance
         return {name: known[name] for name in names}
 
-    def context(self) -> DriverContext:
-        """Return a fresh context, with a private directory of its own."""
+    def context(self, tools: ToolLink | None = None) -> DriverContext:
+        """Return a fresh context, with a private directory of its own and perhaps host functions."""
         sandbox_id = f"t{secrets.token_hex(6)}"
         directory = self.setup.root / sandbox_id
         directory.mkdir(mode=0o700, parents=True)
@@ -123,13 +125,16 @@ class Workbench:
             state_dir=directory,
             tasks=self.tasks,
             emit=self.events.append,
+            tools=tools,
         )
 
-    async def make_guest(self, policy: Policy | None = None, *, start: bool = True) -> Guest:
+    async def make_guest(
+        self, policy: Policy | None = None, *, start: bool = True, tools: ToolLink | None = None
+    ) -> Guest:
         """Make a sandbox under ``policy`` and start it."""
         spec = SandboxSpec(policy=policy or Policy())
         plan = self.driver.plan(spec, self.report)
-        instance = await self.driver.create(plan, self.context())
+        instance = await self.driver.create(plan, self.context(tools))
         self._made.append(instance)
         if start:
             await instance.start()

@@ -14,6 +14,7 @@ from jubako.testing.conformance._output import OutputChecks
 from jubako.testing.conformance._plan import PlanChecks
 from jubako.testing.conformance._signals import EndingChecks, SignalChecks
 from jubako.testing.conformance._stopping import StopChecks
+from jubako.testing.conformance._tools import ToolChecks
 from jubako.testing.conformance._trees import TreeChecks, WatchChecks
 from jubako.testing.conformance._tty import TerminalChecks
 from jubako.testing.conformance._usage import UsageChecks
@@ -37,6 +38,7 @@ class AllChecks(
     SignalChecks,
     StopChecks,
     TerminalChecks,
+    ToolChecks,
     TreeChecks,
     UsageChecks,
     WatchChecks,
