@@ -61,6 +61,7 @@ class Profile(StrEnum):
     SLOW = "slow"
     FILES = "files"
     BRIEF = "brief"
+    TOOLS = "tools"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

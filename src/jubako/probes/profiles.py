@@ -10,10 +10,13 @@ from jubako.probes.model import Profile
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["OUTPUT_LIMIT", "policy_of"]
+__all__ = ["OUTPUT_LIMIT", "TOOL_CALLS", "granted_tool", "policy_of"]
 
 OUTPUT_LIMIT: Final = 64 * 1024
 """Output limit of the tight profile, in bytes."""
+
+TOOL_CALLS: Final = 3
+"""How often the tools profile lets its only host function be called."""
 
 _DIFFERENCES: Final[dict[Profile, dict[str, dict[str, object]]]] = {
     Profile.DEFAULT: {},
@@ -26,6 +29,7 @@ _DIFFERENCES: Final[dict[Profile, dict[str, dict[str, object]]]] = {
     Profile.SLOW: {"resources": {"cpus": 0.05}},
     Profile.FILES: {"resources": {"inodes": 500}},
     Profile.BRIEF: {"time": {"sandbox": 1.0}},
+    Profile.TOOLS: {"tools": {"granted": {"calls": TOOL_CALLS, "request_bytes": 1024}}},
 }
 
 
@@ -36,3 +40,8 @@ def policy_of(profile: Profile, granted: Path) -> Policy:
     files["mounts"] = ({"source": str(granted), "target": "/mnt/granted"},)
     files["hide"] = ("/mnt/granted/hidden",)
     return Policy.model_validate(document)
+
+
+def granted_tool(number: int) -> int:
+    """Return the number: the one host function of the tools profile."""
+    return number

@@ -19,14 +19,14 @@ from jubako.probes.catalogue import PROBES
 from jubako.probes.ground import open_ground
 from jubako.probes.mistake import MistakenDriver, OneDriver
 from jubako.probes.model import Finding, Place, ProbeResult, ProbeRunReport, Profile, Verdict
-from jubako.probes.profiles import policy_of
+from jubako.probes.profiles import granted_tool, policy_of
 from jubako.probes.reference import Reference, find_bwrap, find_python
 from jubako.probes.results import store_results
 from jubako.probes.scenarios import SCENARIOS
 from jubako.probes.scene import Scene, Unprovable, find_tagged, inconclusive
 from jubako.probes.sources import Sources
 from jubako.probes.victim import victim
-from jubako.runtime import AsyncSandbox, Runtime, SandboxState
+from jubako.runtime import AsyncSandbox, Runtime, SandboxState, Tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
@@ -252,7 +252,8 @@ class _Run:
 
     def _new(self, profile: Profile, runtime: Runtime) -> AsyncSandbox:
         policy = policy_of(profile, self._ground.granted)
-        return AsyncSandbox(boundary=self._boundary, driver=self._driver, policy=policy, runtime=runtime)
+        tools = [Tool(granted_tool, name="granted")] if profile is Profile.TOOLS else []
+        return AsyncSandbox(boundary=self._boundary, driver=self._driver, policy=policy, runtime=runtime, tools=tools)
 
     async def _next_door(self) -> AsyncSandbox:
         """A second sandbox with marked files of its own in every private place."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from jubako.probes.catalogue._ways import CALLER, HOST, POWERFUL, lacking
-from jubako.probes.model import Outside, Place, Probe, Wall
+from jubako.probes.model import Outside, Place, Probe, Profile, Wall
+from jubako.probes.profiles import TOOL_CALLS
 
 __all__ = ["PROCESS"]
 
@@ -233,5 +234,25 @@ _ENDS: Final = (
     ),
 )
 
-PROCESS: Final = (*_OTHERS, *_IPC, *_IDENTITY, *_INHERITED, *_ENDS)
-"""All probes of process.*."""
+
+def _tool(name: str, title: str, way: str) -> Probe:
+    return Probe(
+        name=name,
+        control="tool.calls",
+        title=title,
+        program="process/call_tools.py",
+        arguments={"way": way, "most": str(TOOL_CALLS)},
+        outside=Outside(place=Place.HOST, stage="process/careless_tools_stage.py"),
+        profile=Profile.TOOLS,
+        alone=True,
+    )
+
+
+_TOOLS: Final = (
+    _tool("ungranted", "Call host functions that were not granted", "others"),
+    _tool("too-often", "Call a host function more often than granted", "often"),
+    _tool("arguments", "Call a host function with arguments that don't fit", "arguments"),
+)
+
+PROCESS: Final = (*_OTHERS, *_IPC, *_IDENTITY, *_INHERITED, *_ENDS, *_TOOLS)
+"""All probes of process.* and tool.*."""
