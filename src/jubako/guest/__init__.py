@@ -1,6 +1,6 @@
 """L2: the host's side of the agent that runs inside every sandbox."""
 
-from jubako.guest.bundle import agent_file, bundle_agent, tools_directory, tools_module
+from jubako.guest.bundle import agent_file, bundle_agent, bundle_program, tools_directory, tools_module
 from jubako.guest.config import (
     AgentHello,
     LandlockConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "SocketStream",
     "agent_file",
     "bundle_agent",
+    "bundle_program",
     "launcher_text",
     "preload_launcher",
     "tools_directory",

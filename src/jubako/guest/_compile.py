@@ -1,4 +1,4 @@
-"""Turns the agent's modules into one ``.pyc``; runs in the interpreter that will run the agent.
+"""Turns the agent's modules, or another program's, into one ``.pyc``; runs in the interpreter that will run it.
 
 Kept free of imports from jubako: for another interpreter its source is piped into that interpreter.
 Annotations, docstrings and ``TYPE_CHECKING`` blocks are left out, which makes the agent start faster
@@ -13,11 +13,10 @@ import marshal
 
 __all__ = ["compile_bundle"]
 
-PACKAGE = "agent"
 # Version 2 has no back references: those depend on reference counts, and so on the moment.
 _MARSHAL_VERSION = 2
 
-_LOADER = f"""
+_LOADER = """
 import gc
 import sys
 import marshal
@@ -26,7 +25,7 @@ Spec = type(sys.__spec__)
 class Loader:
     def find_spec(name, path=None, target=None):
         if name in TABLE:
-            return Spec(name, Loader, is_package=name == {PACKAGE!r})
+            return Spec(name, Loader, is_package=name == PACKAGE)
     def create_module(spec):
         return None
     def exec_module(module):
@@ -34,8 +33,6 @@ class Loader:
 for name in ("find_spec", "create_module", "exec_module"):
     setattr(Loader, name, staticmethod(getattr(Loader, name)))
 sys.meta_path.insert(0, Loader)
-from {PACKAGE}.main import main
-main()
 """
 
 
@@ -75,12 +72,16 @@ def _code(source: str, name: str) -> bytes:
     return marshal.dumps(code, _MARSHAL_VERSION)
 
 
-def compile_bundle(sources: dict[str, str]) -> bytes:
-    """Return a ``.pyc`` that runs the agent. ``sources`` maps module names (no package) to their text."""
+def compile_bundle(sources: dict[str, str], package: str = "agent") -> bytes:
+    """Return a ``.pyc`` that calls ``main`` of the package's module ``main``.
+
+    ``sources`` maps the package's module names to their text.
+    """
     table = {
-        PACKAGE if name == "__init__" else f"{PACKAGE}.{name}": _code(text, f"<{PACKAGE}>/{name}.py")
+        package if name == "__init__" else f"{package}.{name}": _code(text, f"<{package}>/{name}.py")
         for name, text in sorted(sources.items())
     }
-    main = compile(f"TABLE = {table!r}\n{_LOADER}", f"<{PACKAGE}>", "exec", dont_inherit=True, optimize=2)
+    text = f"PACKAGE = {package!r}\nTABLE = {table!r}\n{_LOADER}from {package}.main import main\nmain()\n"
+    main = compile(text, f"<{package}>", "exec", dont_inherit=True, optimize=2)
     # Flags 0 and no time stamp: the loader of a script checks neither, and the bytes stay the same.
     return importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(main, _MARSHAL_VERSION)

@@ -1,4 +1,4 @@
-"""The agent as one file for a given interpreter, built once and kept in the user's cache."""
+"""The agent, or another program for inside, as one file for a given interpreter: built once, then cached."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import stat
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jubako.errors import LaunchError
 
-__all__ = ["agent_file", "bundle_agent", "tools_directory", "tools_module"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["agent_file", "bundle_agent", "bundle_program", "tools_directory", "tools_module"]
 
 _AGENT: Final = Path(__file__).resolve().parent.parent / "agent"
 _COMPILER: Final = Path(__file__).resolve().parent / "_compile.py"
@@ -24,10 +28,10 @@ _BUILD_SECONDS: Final = 60.0
 _MAX_BUNDLE: Final = 4 * 1024 * 1024
 _REMOTE: Final = (
     "import sys, json\n"
-    "text, sources = json.load(sys.stdin)\n"
+    "text, package, sources = json.load(sys.stdin)\n"
     "scope = {'__name__': 'bundle'}\n"
     "exec(compile(text, '<bundle>', 'exec'), scope)\n"
-    "sys.stdout.buffer.write(scope['compile_bundle'](sources))\n"
+    "sys.stdout.buffer.write(scope['compile_bundle'](sources, package))\n"
 )
 
 
@@ -46,15 +50,28 @@ def agent_file(python: str = sys.executable) -> Path:
     The file and its directory belong to this user and nobody else can write them.
     """
     sources = {path.stem: path.read_text(encoding="utf-8") for path in sorted(_AGENT.glob("*.py"))}
+    return _file("agent", sources, python)
+
+
+def bundle_program(package: str, sources: Mapping[str, str], python: str = sys.executable) -> bytes:
+    """Return a program as the bytes of one ``.pyc`` for ``python``, which calls ``main`` of its module ``main``.
+
+    ``sources`` maps the names of the modules of ``package`` to their text. Raises LaunchError.
+    """
+    return _file(package, dict(sources), python).read_bytes()
+
+
+def _file(package: str, sources: dict[str, str], python: str) -> Path:
     text = _COMPILER.read_text(encoding="utf-8")
     interpreter = os.path.realpath(python)
     same = interpreter == os.path.realpath(sys.executable)
-    digest = hashlib.sha256(json.dumps([text, sources, _fingerprint(interpreter, same=same)]).encode()).hexdigest()
+    told = [text, package, sources, _fingerprint(interpreter, same=same)]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     directory = _cache_directory()
-    path = directory / f"agent-{digest[:32]}.pyc"
+    path = directory / f"{package}-{digest[:32]}.pyc"
     if not _trusted(path):
-        data = _compile_here(text, sources) if same else _compile_elsewhere(interpreter, text, sources)
-        _install(directory, path, data)
+        make = _compile_here if same else partial(_compile_elsewhere, interpreter)
+        _install(directory, path, make(text, package, sources))
     return path
 
 
@@ -109,19 +126,19 @@ def _trusted(path: Path) -> bool:
     )
 
 
-def _compile_here(text: str, sources: dict[str, str]) -> bytes:
+def _compile_here(text: str, package: str, sources: dict[str, str]) -> bytes:
     """Compile with the very text that the digest names: the imported module may be older than the file."""
     scope: dict[str, Any] = {"__name__": "bundle"}
     exec(compile(text, "<bundle>", "exec"), scope)  # noqa: S102  # a module of this package
-    result: bytes = scope["compile_bundle"](sources)
+    result: bytes = scope["compile_bundle"](sources, package)
     return result
 
 
-def _compile_elsewhere(interpreter: str, text: str, sources: dict[str, str]) -> bytes:
+def _compile_elsewhere(interpreter: str, text: str, package: str, sources: dict[str, str]) -> bytes:
     try:
         done = subprocess.run(
             [interpreter, "-I", "-S", "-B", "-c", _REMOTE],
-            input=json.dumps([text, sources]).encode(),
+            input=json.dumps([text, package, sources]).encode(),
             capture_output=True,
             timeout=_BUILD_SECONDS,
             check=True,

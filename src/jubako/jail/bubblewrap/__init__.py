@@ -6,12 +6,15 @@ around the untrusted one.
 
 from jubako.jail.bubblewrap.driver import JailDriver
 from jubako.jail.bubblewrap.instance import JailedInstance
+from jubako.jail.bubblewrap.launch import OWN_DIRECTORY, Fittings
 from jubako.jail.bubblewrap.plan import SHARED, check_expressible, jail_controls, jail_payload
 from jubako.jail.bubblewrap.probe import Machine, probe_machine
 from jubako.jail.bubblewrap.session import session_config
 
 __all__ = [
+    "OWN_DIRECTORY",
     "SHARED",
+    "Fittings",
     "JailDriver",
     "JailedInstance",
     "Machine",

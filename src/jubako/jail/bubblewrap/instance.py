@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jubako.errors import LaunchError
-from jubako.jail.bubblewrap.launch import Launched, launch
+from jubako.jail.bubblewrap.launch import Fittings, Launched, launch
 from jubako.jail.instance import AgentInstance
 from jubako.linux.cgroup import Ability
 from jubako.linux.verify import Expected, verify_walls
@@ -20,21 +20,37 @@ __all__ = ["JailedInstance"]
 
 _NAMESPACES: Final = ("ipc", "mnt", "net", "pid", "user", "uts")
 """The cgroup namespace is only a view; kernels without one are fine."""
+_PLAIN: Final = Fittings()
 
 
 class JailedInstance(AgentInstance[Launched]):
     """A sandbox in a bubblewrap jail. Made by a driver's ``create``; not by callers."""
 
     def __init__(
-        self, plan: Plan, ctx: DriverContext, machine: Machine, *, agent: bytes, config: SessionConfig
+        self,
+        plan: Plan,
+        ctx: DriverContext,
+        machine: Machine,
+        *,
+        agent: bytes,
+        config: SessionConfig,
+        fittings: Fittings = _PLAIN,
     ) -> None:
         super().__init__(plan, ctx)
         self._machine = machine
         self._agent = agent
         self._told = config
+        self._fittings = fittings
 
     async def _launch(self) -> Launched:
-        return await launch(self._plan, self._machine, self._ctx.tasks, name=self.full_name, agent=self._agent)
+        return await launch(
+            self._plan,
+            self._machine,
+            self._ctx.tasks,
+            name=self.full_name,
+            agent=self._agent,
+            fittings=self._fittings,
+        )
 
     def _config(self) -> SessionConfig:
         return self._told

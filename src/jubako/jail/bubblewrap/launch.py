@@ -17,7 +17,7 @@ import secrets
 import signal
 import socket
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
@@ -34,7 +34,7 @@ from jubako.linux.procinfo import parent_pid
 from jubako.linux.spawn import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -44,9 +44,21 @@ if TYPE_CHECKING:
     from jubako.linux.spawn import Child
     from jubako.policy import Policy
 
-__all__ = ["AGENT_PATH", "Descriptors", "Launched", "launch", "made_up_files", "mask_arguments", "start_jail"]
+__all__ = [
+    "AGENT_PATH",
+    "OWN_DIRECTORY",
+    "Descriptors",
+    "Fittings",
+    "Launched",
+    "launch",
+    "made_up_files",
+    "mask_arguments",
+    "start_jail",
+]
 
-AGENT_PATH: Final = "/run/jubako/agent.pyc"
+OWN_DIRECTORY: Final = "/run/jubako"
+"""Where the sandbox's own machinery lies inside, read-only."""
+AGENT_PATH: Final = f"{OWN_DIRECTORY}/agent.pyc"
 _INFO_LIMIT: Final = 4096
 _START_SECONDS: Final = 20.0
 
@@ -72,6 +84,21 @@ _NAMESPACES: Final = (
     "--cap-add",
     "CAP_SETPCAP",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Fittings:
+    """What a driver puts into its jails beside what every jail has; names are below ``OWN_DIRECTORY``.
+
+    Attributes:
+        binds: Host files by name, shown read-only; the jailed user must be able to reach them.
+        files: Contents by name.
+        processes: Processes and threads of the whole sandbox, where that is not the policy's number.
+    """
+
+    binds: Mapping[str, str] = field(default_factory=dict[str, str])
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    processes: int | None = None
 
 
 @dataclass(slots=True)
@@ -158,7 +185,9 @@ class Descriptors:
         self.agent.close()
 
 
-async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, agent: bytes) -> Launched:
+async def launch(
+    plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, agent: bytes, fittings: Fittings
+) -> Launched:
     """Build the walls and return with the first process running inside.
 
     Args:
@@ -167,14 +196,18 @@ async def launch(plan: Plan, machine: Machine, tasks: TaskGroup, *, name: str, a
         tasks: Where the cgroup is made meanwhile.
         name: the sandbox's full name (``jail.names``), also the cgroup's; the id is the host name inside.
         agent: The agent's code for the guest's interpreter.
+        fittings: What the driver adds.
 
     Raises:
         LaunchError: With what bubblewrap said; nothing is left.
     """
     descriptors = Descriptors()
-    group = LaunchGroup(machine.cgroups, machine.groups, limits_of(plan), name)
+    limits = limits_of(plan)
+    if fittings.processes is not None:
+        limits = replace(limits, processes=fittings.processes)
+    group = LaunchGroup(machine.cgroups, machine.groups, limits, name)
     try:
-        argv = _arguments(plan, machine, descriptors, agent=agent, name=name)
+        argv = _arguments(plan, machine, descriptors, agent=agent, name=name, fittings=fittings)
     except BaseException:
         descriptors.close()
         raise
@@ -262,13 +295,19 @@ async def _undo(child: Child | None, group: LaunchGroup, name: str) -> None:
     await group.remove()
 
 
-def _arguments(plan: Plan, machine: Machine, descriptors: Descriptors, *, agent: bytes, name: str) -> list[str]:
+def _arguments(
+    plan: Plan, machine: Machine, descriptors: Descriptors, *, agent: bytes, name: str, fittings: Fittings
+) -> list[str]:
     """Return the whole argument vector; order matters to bubblewrap."""
     policy = plan.spec.policy
     argv = list(drop_prefix(machine.drop[0], random_uid())) if machine.drop else []
     argv += [machine.bwrap, *_NAMESPACES, "--hostname", sandbox_id(name)]
     argv += [str(item) for item in cast("Sequence[object]", plan.payload["mounts"])]
     argv += made_up_files(policy, descriptors, agent=agent, name=name)
+    for file, data in fittings.files.items():
+        argv += ["--perms", "0444", "--file", descriptors.content(data), f"{OWN_DIRECTORY}/{file}"]
+    for file, source in fittings.binds.items():
+        argv += ["--ro-bind", source, f"{OWN_DIRECTORY}/{file}"]
     for hidden in policy.files.hide:  # control: fs.host-hidden
         argv += mask_arguments(policy, hidden)
     argv += ["--remount-ro", "/", "--chdir", policy.files.workspace]  # control: fs.ro-root
@@ -284,7 +323,7 @@ def made_up_files(policy: Policy, descriptors: Descriptors, *, agent: bytes, nam
     for file, text in ETC_FILES.items():
         content = descriptors.content(text.format(**filled).encode())
         argv += ["--perms", "0444", "--file", content, f"{root}/etc/{file}"]
-    argv += ["--perms", "0755", "--dir", f"{root}/run", "--perms", "0755", "--dir", f"{root}/run/jubako"]
+    argv += ["--perms", "0755", "--dir", f"{root}/run", "--perms", "0755", "--dir", f"{root}{OWN_DIRECTORY}"]
     if policy.tools:
         module = descriptors.content(tools_module())
         argv += ["--perms", "0755", "--dir", f"{root}{LIBRARY}"]
