@@ -14,10 +14,12 @@ __all__ = ["Kind", "Program", "Progress"]
 Kind = Literal["component-python", "component-command", "core-command"]
 """How a program is called.
 
-``component-python``: a component of world ``jubako:guest/python``: it imports ``jubako:guest/tools`` beside WASI
-preview 2, and exports ``run: func(argv: list<string>) -> s32``, where ``argv[0]`` is the program's name.
+``component-python``: a component of the world in ``guest/world.wit``: it imports ``jubako:guest/tools`` beside WASI
+preview 2, and exports ``run(argv)``, ``argv[0]`` being the program's name. It changes to the directory that the
+environment's ``PWD`` names. It answers the exit status, plus 256 when an uncaught MemoryError or RecursionError ended
+it; ``os._exit`` leaves through ``wasi:cli/exit`` instead.
 ``component-command``: a component that exports ``wasi:cli/run``; it may import ``jubako:guest/tools``.
-``core-command``: a module of WASI preview 1 that exports ``_start``; it may import ``jubako``.
+``core-command``: a module of WASI preview 1 that exports ``_start``; it may import functions of ``jubako``.
 """
 
 Progress = Callable[[str], None]
@@ -26,7 +28,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A precompiled program, ready to be deserialised by an engine of ``engine_config()``.
+    """A precompiled program, ready to be deserialised by an engine of ``drivers.wasmtime.engine.SETTINGS``.
 
     Attributes:
         kind: How it is called.
