@@ -372,7 +372,7 @@ class ForgetsMemory(BrokenDriver):
 class ForgetsProcesses(BrokenDriver):
     """Allows more processes than the policy."""
 
-    breaks = frozenset({"limits.after-bomb", "limits.processes"})
+    breaks = frozenset({"limits.after-forks", "limits.processes"})
     reach = frozenset({"policy.resources"})
 
     def change_policy(self, policy: Policy, context: DriverContext) -> Policy:

@@ -88,6 +88,18 @@ class DeclaresTooLittle(BrokenDriver):
         return replace(report, features=report.features - {Feature.TTY})
 
 
+class HidesProcesses(BrokenDriver):
+    """Lets programs start programs and doesn't declare it."""
+
+    breaks = frozenset({"features.background", "features.processes"})
+    reach = _ASKS
+
+    async def probe(self) -> ProbeReport:
+        """Leave the feature out."""
+        report = await super().probe()
+        return replace(report, features=report.features - {Feature.PROCESSES})
+
+
 class _Planning(BrokenDriver):
     """Changes the plan that is shown; what is launched stays."""
 
@@ -227,6 +239,7 @@ PLAN_DEFECTS: Final[tuple[type[BrokenDriver], ...]] = (
     ProbeUntidy,
     DeclaresTooMuch,
     DeclaresTooLittle,
+    HidesProcesses,
     PlanRandom,
     PlanReadsFile,
     PlanStartsProgram,

@@ -243,7 +243,7 @@ class KillsTwiceFails(BrokenDriver):
     """Makes killing what has ended an error."""
 
     breaks = frozenset({
-        "exec.wait-background", "features.signals", "kill.idempotent", "limits.after-bomb", "limits.processes",
+        "exec.wait-background", "features.signals", "kill.idempotent", "limits.after-forks", "limits.processes",
     })  # fmt: skip
     reach = frozenset({"kill"})
 
@@ -260,7 +260,7 @@ class KillsTwiceFails(BrokenDriver):
 class KillsEverything(BrokenDriver):
     """Kills all programs of the sandbox instead of one tree."""
 
-    breaks = frozenset({"kill.spares-others", "limits.after-bomb"})
+    breaks = frozenset({"kill.spares-others", "limits.after-forks"})
     reach = frozenset({"kill"})
 
     class _Process(BrokenProcess):
@@ -379,7 +379,7 @@ class HidesLimits(BrokenDriver):
 class BlamesNextProgram(BrokenDriver):
     """Names a limit again for programs that come after the one that ran into it."""
 
-    breaks = frozenset({"limits.after-bomb"})
+    breaks = frozenset({"limits.after-bomb", "limits.after-forks"})
     reach = frozenset({"status.limits"})
 
     def __init__(self, inner: Driver) -> None:

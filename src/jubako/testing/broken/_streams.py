@@ -72,7 +72,7 @@ class _Wrapping(BrokenProcess):
 class DecodesText(BrokenDriver):
     """Takes output for text and loses what is none."""
 
-    breaks = frozenset({"exec.argv-exact", "exec.stdin-echo", "files.roundtrip", "output.binary", "output.utf8-split"})
+    breaks = frozenset({"exec.argv-bytes", "exec.stdin-echo", "files.roundtrip", "output.binary", "output.utf8-split"})
 
     class _Process(_Wrapping):
         class _Stream(_Receive):
@@ -89,7 +89,7 @@ class MergesStreams(BrokenDriver):
     """Gives standard error as part of standard output."""
 
     breaks = frozenset({
-        "exec.concurrent", "limits.disk", "output.after-exit", "output.binary", "output.both-streams",
+        "exec.concurrent", "output.after-exit", "output.binary", "output.both-streams",
         "time.output-kept",
     })  # fmt: skip
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
@@ -15,7 +15,7 @@ from jubako.boundary.contract import ExecRequest, Feature, InstanceRef, Pausable
 from jubako.errors import InstanceLostError, JubakoError, SandboxStateError
 from jubako.policy import FilePolicy, Mount, Policy
 from jubako.testing.conformance._checks import Checks, check
-from jubako.testing.conformance._guest import collect, eventually, host_processes, marker
+from jubako.testing.conformance._guest import collect, eventually, host_processes, marker, soon
 
 if TYPE_CHECKING:
     from jubako.boundary.contract import Driver, Instance
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LifecycleChecks", "refuses"]
 
+_TICKS: Final = "import time\nwhile True: print('tick', flush=True); time.sleep(0.01)"
 _GONE = (SandboxStateError, InstanceLostError)
 
 
 async def refuses(instance: Instance, *errors: type[JubakoError]) -> None:
     """Check that an instance that doesn't run refuses programs and files at once."""
     path = PurePosixPath("file")
-    with anyio.fail_after(5):
+    with soon():
         with pytest.raises(errors):
-            await collect(await instance.exec(ExecRequest(("true",))))
+            await collect(await instance.exec(ExecRequest(("python3", "-c", "pass"))))
         with pytest.raises(errors):
             await instance.files.write(path, b"x")
         with pytest.raises(errors):
@@ -61,18 +62,18 @@ class LifecycleChecks(Checks):
         guest = await make_guest(start=False)
         await refuses(guest.instance, SandboxStateError)
         await guest.instance.start()
-        assert await guest.ok("echo works") == "works"
+        await guest.works()
 
     @check("lifecycle.start-twice")
     async def test_lifecycle_start_twice(self, guest: Guest) -> None:
         """A second start is refused or does nothing: what runs and what was written stays."""
-        mark = marker()
-        process = await guest.start("sleep", mark)
+        process = await guest.echo()
+        await guest.answers(process)
         await guest.files.write(guest.workspace / "file", b"kept")
         with contextlib.suppress(SandboxStateError):
             await guest.instance.start()
-        assert await guest.alive(mark) == 1
-        assert await guest.ok("cat file") == "kept"
+        await guest.answers(process)
+        assert await guest.cat("file") == "kept"
         await process.kill()
 
     @check("lifecycle.stopped")
@@ -97,7 +98,7 @@ class LifecycleChecks(Checks):
             guest = await make_guest(start=state != "created")
             if state == "stopped":
                 await guest.instance.stop(grace=timedelta(0))
-            with anyio.fail_after(10):
+            with soon(10):
                 await guest.instance.destroy()
                 assert (await guest.instance.wait()).code == "destroyed"
 
@@ -113,14 +114,14 @@ class LifecycleChecks(Checks):
     async def test_lifecycle_destroy_concurrent(self, guest: Guest) -> None:
         """Several tasks may destroy at once; all return when it is gone."""
         mark = marker()
-        await guest.start("sleep", mark)
+        await guest.idle(mark)
         remaining: list[list[int]] = []
 
         async def destroy() -> None:
             await guest.instance.destroy()
             remaining.append(host_processes(mark))
 
-        with anyio.fail_after(10):
+        with soon(10):
             async with anyio.create_task_group() as tasks:
                 for _ in range(4):
                     tasks.start_soon(destroy)
@@ -129,7 +130,7 @@ class LifecycleChecks(Checks):
     @check("lifecycle.destroy-busy")
     async def test_lifecycle_destroy_busy(self, guest: Guest) -> None:
         """Destroy under running calls ends each of them, with a status or an error of jubako."""
-        process = await guest.start(*guest.shell("cat"), stdin=True)
+        process = await guest.echo()
         ended: list[str] = []
 
         async def call(name: str) -> None:
@@ -140,7 +141,7 @@ class LifecycleChecks(Checks):
                     await process.stdout.receive()
                 elif name == "exec":
                     while True:
-                        await guest.run("true")
+                        await guest.py("pass")
                 else:
                     while True:
                         await guest.files.write(guest.workspace / "file", b"x" * 1000)
@@ -148,7 +149,7 @@ class LifecycleChecks(Checks):
                 pass
             ended.append(name)
 
-        with anyio.fail_after(10):
+        with soon(10):
             async with anyio.create_task_group() as tasks:
                 for name in ("wait", "read", "exec", "files"):
                     tasks.start_soon(call, name)
@@ -160,8 +161,7 @@ class LifecycleChecks(Checks):
     async def test_lifecycle_destroy_cancelled(self, guest: Guest) -> None:
         """Destroy does its work also when its caller is being cancelled."""
         mark = marker()
-        await guest.start("sleep", mark)
-        await guest.until_alive(mark)
+        await guest.answers(await guest.echo(mark))
         with anyio.CancelScope() as scope:
             scope.cancel()
             await guest.instance.destroy()
@@ -170,10 +170,10 @@ class LifecycleChecks(Checks):
             return not host_processes(mark)
 
         await eventually(gone, "the host sees no process of the sandbox")
-        with anyio.fail_after(5):
+        with soon():
             assert (await guest.instance.wait()).code == "destroyed"
 
-    @check("lifecycle.destroy-leaves-nothing")
+    @check("lifecycle.destroy-leaves-nothing", needs=Feature.PROCESSES)
     async def test_lifecycle_destroy_leaves_nothing(self, bench: Workbench) -> None:
         """When destroy returns no process of the sandbox is left, stubborn and detached ones included."""
         guest = await bench.make_guest()
@@ -190,7 +190,7 @@ class LifecycleChecks(Checks):
         """A destroyed instance is no orphan, neither of its owner nor of anybody."""
         guest = await bench.make_guest()
         never_started = await bench.make_guest(start=False)
-        await guest.ok("true")
+        await guest.works()
         for made in (guest, never_started):
             await made.instance.destroy()
         handles = {guest.instance.ref.handle, never_started.instance.ref.handle}
@@ -220,7 +220,7 @@ class LifecycleChecks(Checks):
         """A launch that fails raises an error of jubako and leaves nothing behind."""
         missing = f"/no/such/host/directory-{marker()}"
         policy = Policy(files=FilePolicy(mounts=(Mount(source=missing, target="/data", access="ro"),)))
-        with anyio.fail_after(15), pytest.raises(JubakoError):
+        with soon(15), pytest.raises(JubakoError):
             await bench.make_guest(policy)
         refs = await bench.driver.orphans(bench.owner)
         assert not refs
@@ -235,7 +235,7 @@ class LifecycleChecks(Checks):
         async def wait() -> None:
             codes.append((await guest.instance.wait()).code)
 
-        with anyio.fail_after(10):
+        with soon(10):
             async with anyio.create_task_group() as tasks:
                 for _ in range(2):
                     tasks.start_soon(wait)
@@ -249,11 +249,9 @@ class LifecycleChecks(Checks):
     async def test_lifecycle_independent(self, make_guest: MakeGuest) -> None:
         """Destroying one sandbox leaves the others as they are."""
         first, second = await make_guest(), await make_guest()
-        process = await second.start("cat", stdin=True)
+        process = await second.echo()
         await first.instance.destroy()
-        assert process.stdin is not None
-        await process.stdin.send(b"alive")
-        assert await process.stdout.receive() == b"alive"
+        await second.answers(process)
         await process.kill()
 
     @check("lifecycle.many", timeout=60)
@@ -263,7 +261,7 @@ class LifecycleChecks(Checks):
 
         async def one(number: int) -> None:
             guest = await make_guest()
-            outputs.add(await guest.ok('echo "sandbox $1"', str(number)))
+            outputs.add(await guest.says("import sys; print('sandbox', sys.argv[1])", str(number)))
             await guest.instance.destroy()
 
         async with anyio.create_task_group() as tasks:
@@ -281,9 +279,9 @@ class LifecycleChecks(Checks):
 
         async def once() -> None:
             guest = await make_guest()
-            await guest.ok("echo used")
+            await guest.works()
             await guest.files.write(guest.workspace / "file", b"x")
-            await guest.start("sleep", "60", stdin=True)
+            await guest.idle(stdin=True)
             await guest.instance.destroy()
 
         await once()  # whatever the driver keeps for good is there now
@@ -301,7 +299,7 @@ class LifecycleChecks(Checks):
     async def test_lifecycle_closed_driver(self, driver: Driver, guest: Guest) -> None:
         """Closing a driver frees its caches only: its instances live on, and it can be used again."""
         await driver.aclose()
-        assert await guest.ok("echo works") == "works"
+        await guest.works()
         assert (await driver.probe()).available
 
     @check("pause.freezes", needs=Feature.PAUSE)
@@ -309,7 +307,7 @@ class LifecycleChecks(Checks):
         """Between pause and resume nothing inside runs; afterwards it goes on where it was."""
         instance = guest.instance
         assert isinstance(instance, Pausable)
-        process = await guest.start(*guest.shell("while :; do echo tick; sleep 0.01; done"))
+        process = await guest.start(*guest.python(_TICKS))
         seen = 0
 
         async def count() -> None:
@@ -333,7 +331,7 @@ class LifecycleChecks(Checks):
             await instance.resume()
             await eventually(ticking, "the program ticks again")
             tasks.cancel_scope.cancel()
-        assert await guest.ok("echo works") == "works"
+        await guest.works()
 
     @check("pause.twice", needs=Feature.PAUSE)
     async def test_pause_twice(self, guest: Guest) -> None:
@@ -345,7 +343,7 @@ class LifecycleChecks(Checks):
                 await act()
             except SandboxStateError:
                 continue
-        assert await guest.ok("echo works") == "works"
+        await guest.works()
 
     @check("pause.destroy", needs=Feature.PAUSE)
     async def test_pause_destroy(self, guest: Guest) -> None:
@@ -353,9 +351,8 @@ class LifecycleChecks(Checks):
         instance = guest.instance
         assert isinstance(instance, Pausable)
         mark = marker()
-        await guest.start("sleep", mark)
-        await guest.until_alive(mark)
+        await guest.answers(await guest.echo(mark))
         await instance.pause()
-        with anyio.fail_after(10):
+        with soon(10):
             await instance.destroy()
         assert host_processes(mark) == []

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
 
 from jubako.testing.conformance._checks import Checks, check
-from jubako.testing.conformance._guest import collect, read_all, read_until
+from jubako.testing.conformance._guest import collect, read_all, read_until, soon, stretched
 
 if TYPE_CHECKING:
     from jubako.testing.conformance._guest import Guest
@@ -18,7 +18,39 @@ __all__ = ["OutputChecks"]
 
 _MIB = 1024 * 1024
 # Position-dependent bytes, so that a lost or swapped piece shows: 16 hexadecimal digits a line.
-_PATTERN = "import sys; w = sys.stdout.buffer.write; n = int(sys.argv[1])\nfor i in range(n): w(b'%015x\\n' % i)"
+_PATTERN: Final = "import sys; w = sys.stdout.buffer.write; n = int(sys.argv[1])\nfor i in range(n): w(b'%015x\\n' % i)"
+
+_ZEROS: Final = """
+import sys
+for stream, size in zip((sys.stdout.buffer, sys.stderr.buffer), map(int, sys.argv[1:3])):
+    while size:
+        size -= stream.write(bytes(min(size, 65536)))
+    stream.flush()
+if sys.argv[3] != "0":
+    sys.exit(int(sys.argv[3]))
+"""
+"""Writes zeros to both streams: how many to the first, how many to the second, and the exit code."""
+_PIECES: Final = """
+import sys, time
+for piece in (b"\\303", b"\\244\\360\\237", b"\\230\\200\\n"):
+    sys.stdout.buffer.write(piece)
+    sys.stdout.flush()
+    time.sleep(0.05)
+"""
+_TWO_PARTS: Final = """
+import sys
+print("first", end="", flush=True)
+sys.stdin.readline()
+print("second", end="")
+"""
+_CLOSES: Final = """
+import os, sys
+print("bye", flush=True)
+os.close(1)
+os.close(2)
+sys.stdin.readline()
+os._exit(4)
+"""
 
 
 def _pattern(lines: int) -> bytes:
@@ -43,13 +75,13 @@ class OutputChecks(Checks):
     @check("output.utf8-split")
     async def test_output_utf8_split(self, guest: Guest) -> None:
         """Characters that arrive in pieces come out whole."""
-        script = "printf '\\303'; sleep 0.05; printf '\\244\\360\\237'; sleep 0.05; printf '\\230\\200\\n'"
-        assert (await guest.sh(script)).stdout == "ä😀\n".encode()
+        assert (await guest.py(_PIECES)).stdout == "ä😀\n".encode()
 
     @check("output.both-streams")
     async def test_output_both_streams(self, guest: Guest) -> None:
         """Standard output and standard error stay apart."""
-        done = await guest.sh("echo out; echo err >&2; echo out again; echo err again >&2")
+        code = "import sys\nfor word in ('', ' again'): print('out' + word); print('err' + word, file=sys.stderr)"
+        done = await guest.py(code)
         assert done.stdout == b"out\nout again\n"
         assert done.stderr == b"err\nerr again\n"
 
@@ -73,12 +105,12 @@ class OutputChecks(Checks):
         assert done.status.truncated
         assert "resource.output" in done.status.limits
         assert done.status.code == 3
-        assert await guest.ok("ls finished") == "finished"
+        assert await guest.ls() == ["finished"]
 
     @check("output.limit-both")
     async def test_output_limit_both(self, guest: Guest) -> None:
         """The limit counts both streams together."""
-        done = await guest.sh("head -c 50000 /dev/zero; head -c 50000 /dev/zero >&2", max_output=64_000)
+        done = await guest.py(_ZEROS, "50000", "50000", "0", max_output=64_000)
         assert len(done.stdout) + len(done.stderr) == 64_000
         assert done.status.truncated
         assert done.status.code == 0
@@ -86,7 +118,7 @@ class OutputChecks(Checks):
     @check("output.limit-exact")
     async def test_output_limit_exact(self, guest: Guest) -> None:
         """Output of exactly the limit is whole and not called truncated."""
-        done = await guest.sh("head -c 65536 /dev/zero", max_output=65536)
+        done = await guest.py(_ZEROS, "65536", "0", "0", max_output=65536)
         assert len(done.stdout) == 65536
         assert not done.status.truncated
         assert not done.status.limits
@@ -94,7 +126,7 @@ class OutputChecks(Checks):
     @check("output.hundred-megabytes", slow=True, timeout=60)
     async def test_output_hundred_megabytes(self, guest: Guest) -> None:
         """A flood of 100 MB under a limit of 1 MiB is drained to its end."""
-        done = await guest.sh("head -c 100000000 /dev/zero; echo end >&2; exit 5", max_output=_MIB)
+        done = await guest.py(_ZEROS, "100000000", "4", "5", max_output=_MIB)
         assert len(done.stdout) + len(done.stderr) == _MIB
         assert done.status.truncated
         assert done.status.code == 5
@@ -102,7 +134,7 @@ class OutputChecks(Checks):
     @check("output.streams")
     async def test_output_streams(self, guest: Guest) -> None:
         """Output arrives while the program runs, also without a line end."""
-        process = await guest.start(*guest.shell("printf first; read line; printf second"), stdin=True)
+        process = await guest.start(*guest.python(_TWO_PARTS), stdin=True)
         assert await read_until(process.stdout, b"first") == b"first"
         assert process.stdin is not None
         await process.stdin.send(b"\n")
@@ -112,17 +144,17 @@ class OutputChecks(Checks):
     @check("output.end")
     async def test_output_end(self, guest: Guest) -> None:
         """Both streams end when the program has, and stay ended."""
-        process = await guest.start("true")
+        process = await guest.start(*guest.python("pass"))
         for stream in (process.stdout, process.stderr):
             for _ in range(2):
-                with anyio.fail_after(5), pytest.raises(anyio.EndOfStream):
+                with soon(), pytest.raises(anyio.EndOfStream):
                     await stream.receive()
 
     @check("output.end-early")
     async def test_output_end_early(self, guest: Guest) -> None:
         """A program may close its output and go on; its status comes when it ends."""
-        process = await guest.start(*guest.shell("echo bye; exec >&- 2>&-; read line; exit 4"), stdin=True)
-        with anyio.fail_after(5):
+        process = await guest.start(*guest.python(_CLOSES), stdin=True)
+        with soon():
             assert await read_all(process.stdout) == b"bye\n"
         assert process.stdin is not None
         await process.stdin.send(b"\n")
@@ -131,7 +163,7 @@ class OutputChecks(Checks):
     @check("output.after-exit")
     async def test_output_after_exit(self, guest: Guest) -> None:
         """What a program wrote can be read after it ended."""
-        process = await guest.start(*guest.shell("echo kept; echo too >&2"))
+        process = await guest.start(*guest.python("import sys; print('kept'); print('too', file=sys.stderr)"))
         assert (await process.wait()).code == 0
         done = await collect(process)
         assert (done.stdout, done.stderr) == (b"kept\n", b"too\n")
@@ -139,7 +171,7 @@ class OutputChecks(Checks):
     @check("output.chunk-size")
     async def test_output_chunk_size(self, guest: Guest) -> None:
         """A receive gives at most as many bytes as were asked for, and loses none."""
-        process = await guest.start(*guest.shell("printf abcdefghij"))
+        process = await guest.start(*guest.python("print('abcdefghij', end='')"))
         seen: list[bytes] = []
         with pytest.raises(anyio.EndOfStream):
             while True:
@@ -150,9 +182,11 @@ class OutputChecks(Checks):
     @check("output.unread")
     async def test_output_unread(self, guest: Guest) -> None:
         """A program whose output nobody reads holds up neither other programs nor files."""
-        process = await guest.start(*guest.shell("cat /dev/zero"), max_output=1024 * _MIB)
+        process = await guest.start(
+            *guest.python("import sys\nwhile True: sys.stdout.buffer.write(bytes(65536))"), max_output=1024 * _MIB
+        )
         await read_until(process.stdout, b"\0")
-        assert await guest.ok("echo others go on") == "others go on"
+        await guest.works()
         await guest.files.write(guest.workspace / "file", b"x" * 100_000)
         assert len(await guest.files.read(guest.workspace / "file", limit=_MIB)) == 100_000
         await process.kill()
@@ -161,8 +195,9 @@ class OutputChecks(Checks):
     @check("output.backpressure")
     async def test_output_backpressure(self, guest: Guest) -> None:
         """A program whose output nobody reads is held up before it has written much."""
-        process = await guest.start(*guest.shell("head -c 67108864 /dev/zero; : > finished"), max_output=1024 * _MIB)
-        with anyio.move_on_after(1):
+        code = _ZEROS + "\nopen('finished', 'w').close()"
+        process = await guest.start(*guest.python(code, "67108864", "0", "0"), max_output=1024 * _MIB)
+        with anyio.move_on_after(stretched(1)):
             await process.wait()
-        assert (await guest.sh("test -e finished")).status.code == 1, "64 MiB were buffered that nobody reads"
+        assert await guest.ls() == [], "64 MiB were buffered that nobody reads"
         await process.kill()

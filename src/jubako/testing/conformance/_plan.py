@@ -104,7 +104,7 @@ class PlanChecks(Checks):
     @check("contract.shape")
     async def test_contract_shape(self, driver: Driver, guest: Guest) -> None:
         """Driver, instance, files and process have the methods of the contract, with its parameters."""
-        process = await guest.start("true")
+        process = await guest.start(*guest.python("pass"))
         parts: tuple[tuple[type, object], ...] = (
             (Driver, driver),
             (Instance, guest.instance),

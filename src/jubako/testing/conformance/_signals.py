@@ -11,7 +11,8 @@ import pytest
 from jubako.boundary.contract import Feature
 from jubako.errors import InvalidRequestError
 from jubako.testing.conformance._checks import Checks, check
-from jubako.testing.conformance._guest import collect, eventually, host_processes, marker, read_until
+from jubako.testing.conformance._guest import collect, eventually, host_processes, marker, read_until, soon, stretched
+from jubako.testing.conformance._programs import IDLE
 
 if TYPE_CHECKING:
     from jubako.testing.conformance._guest import Guest
@@ -43,13 +44,32 @@ time.sleep(60)
 """Runs away: a chain of forks, each in a session of its own, whose parent is gone at once."""
 
 
+_BEGINS: Final = """
+import sys, time
+print("begun", flush=True)
+print("warned", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+_STUBBORN: Final = """
+import time
+try:
+    import signal
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"): signal.signal(getattr(signal, name), signal.SIG_IGN)
+except (AttributeError, ImportError, OSError, ValueError):
+    pass
+print("ready", flush=True)
+while True: time.sleep(1)
+"""
+"""Ignores every signal it can, where there are any."""
+
+
 class EndingChecks(Checks):
     """Time limits, kill, and what goes on in the background."""
 
     @check("time.exec", timeout=10)
     async def test_time_exec(self, guest: Guest) -> None:
         """A program over its time is killed and its status says so."""
-        status = (await guest.run("sleep", "60", timeout=0.2)).status
+        status = (await guest.py(IDLE, timeout=0.2)).status
         assert status.timed_out
         assert (status.code, status.signal) == (None, signal.SIGKILL)
         assert "time.exec" in status.limits
@@ -57,7 +77,7 @@ class EndingChecks(Checks):
     @check("time.unused")
     async def test_time_unused(self, guest: Guest) -> None:
         """A program within its time is not touched by the limit."""
-        status = (await guest.sh("exit 3", timeout=20)).status
+        status = (await guest.py("raise SystemExit(3)", timeout=stretched(20))).status
         assert status.code == 3
         assert not status.timed_out
         assert not status.limits
@@ -65,15 +85,15 @@ class EndingChecks(Checks):
     @check("time.output-kept", timeout=10)
     async def test_time_output_kept(self, guest: Guest) -> None:
         """What a program wrote before its time ran out is kept."""
-        done = await guest.sh("echo begun; echo warned >&2; sleep 60", timeout=0.3)
+        done = await guest.py(_BEGINS, timeout=stretched(0.6))
         assert done.status.timed_out
         assert (done.stdout, done.stderr) == (b"begun\n", b"warned\n")
 
-    @check("time.tree", timeout=10)
+    @check("time.tree", needs=Feature.PROCESSES, timeout=10)
     async def test_time_tree(self, guest: Guest) -> None:
         """The time limit ends the whole tree: children, orphans, other sessions, stubborn ones."""
         mark = marker()
-        process = await guest.start(*guest.shell(TREE, mark), timeout=0.8)
+        process = await guest.start(*guest.shell(TREE, mark), timeout=stretched(0.8))
         await guest.until_alive(mark, TREE_SIZE)
         assert (await process.wait()).timed_out
         await guest.until_gone(mark)
@@ -81,24 +101,23 @@ class EndingChecks(Checks):
     @check("time.background", timeout=10)
     async def test_time_background(self, guest: Guest) -> None:
         """The time limit of one program leaves the other programs alone."""
-        mark = marker()
-        other = await guest.start("sleep", mark)
-        assert (await guest.run("sleep", "60", timeout=0.1)).status.timed_out
-        assert await guest.alive(mark) == 1
+        other = await guest.echo()
+        assert (await guest.py(IDLE, timeout=0.1)).status.timed_out
+        await guest.answers(other)
         await other.kill()
 
     @check("kill.program")
     async def test_kill_program(self, guest: Guest) -> None:
         """Kill ends a program that ignores every signal it can, and its status is SIGKILL."""
-        process = await guest.start(*guest.shell("trap '' TERM INT HUP; echo ready; while :; do sleep 1; done"))
+        process = await guest.start(*guest.python(_STUBBORN))
         await read_until(process.stdout, b"ready")
         await process.kill()
-        with anyio.fail_after(5):
+        with soon():
             status = await process.wait()
         assert (status.code, status.signal) == (None, signal.SIGKILL)
         assert not status.timed_out
 
-    @check("kill.tree")
+    @check("kill.tree", needs=Feature.PROCESSES)
     async def test_kill_tree(self, guest: Guest) -> None:
         """Kill ends the whole tree: children, orphans, other sessions, stubborn ones."""
         mark = marker()
@@ -108,7 +127,7 @@ class EndingChecks(Checks):
         assert (await process.wait()).signal == signal.SIGKILL
         await guest.until_gone(mark)
 
-    @check("kill.runaway")
+    @check("kill.runaway", needs=Feature.PROCESSES)
     async def test_kill_runaway(self, guest: Guest) -> None:
         """Kill also ends a program that forks away from it all the time."""
         mark = marker()
@@ -121,13 +140,13 @@ class EndingChecks(Checks):
     @check("kill.idempotent")
     async def test_kill_idempotent(self, guest: Guest) -> None:
         """Killing again, or after the end, is no error and changes nothing."""
-        process = await guest.start("sleep", "60")
+        process = await guest.idle()
         await process.kill()
         await process.kill()
         status = await process.wait()
         await process.kill()
         assert await process.wait() == status
-        ended = await guest.start(*guest.shell("exit 4"))
+        ended = await guest.start(*guest.python("raise SystemExit(4)"))
         assert (await ended.wait()).code == 4
         await ended.kill()
         assert (await ended.wait()).code == 4
@@ -135,15 +154,14 @@ class EndingChecks(Checks):
     @check("kill.spares-others")
     async def test_kill_spares_others(self, guest: Guest) -> None:
         """Kill leaves programs that were started separately alone."""
-        mark = marker()
-        other = await guest.start("sleep", mark)
-        process = await guest.start("sleep", "60")
+        other = await guest.echo()
+        process = await guest.idle()
         await process.kill()
         assert (await process.wait()).signal == signal.SIGKILL
-        assert await guest.alive(mark) == 1
+        await guest.answers(other)
         await other.kill()
 
-    @check("background.survives", needs=Feature.BACKGROUND)
+    @check("background.survives", needs={Feature.BACKGROUND, Feature.PROCESSES})
     async def test_background_survives(self, guest: Guest) -> None:
         """What a program leaves in the background lives on after the program's normal end."""
         mark = marker()
@@ -151,7 +169,7 @@ class EndingChecks(Checks):
         await anyio.sleep(0.2)
         assert await guest.alive(mark) == 1
 
-    @check("background.ends")
+    @check("background.ends", needs=Feature.PROCESSES)
     async def test_background_ends(self, guest: Guest) -> None:
         """Nothing that was left in the background outlives the sandbox."""
         mark = marker()
@@ -168,7 +186,7 @@ class EndingChecks(Checks):
 class SignalChecks(Checks):
     """Signals to running programs."""
 
-    @check("signals.handler", needs=Feature.SIGNALS)
+    @check("signals.handler", needs={Feature.PROCESSES, Feature.SIGNALS})
     async def test_signals_handler(self, guest: Guest) -> None:
         """A signal reaches the program's own handler."""
         script = "trap 'echo got $1' $1; echo ready; while :; do sleep 0.01; done"
@@ -182,13 +200,13 @@ class SignalChecks(Checks):
     @check("signals.default", needs=Feature.SIGNALS)
     async def test_signals_default(self, guest: Guest) -> None:
         """A signal without a handler ends the program, and the status names it."""
-        process = await guest.start("sleep", "60")
+        process = await guest.idle()
         await process.signal(signal.SIGTERM)
-        with anyio.fail_after(5):
+        with soon():
             status = await process.wait()
         assert (status.code, status.signal) == (None, signal.SIGTERM)
 
-    @check("signals.tree", needs=Feature.SIGNALS)
+    @check("signals.tree", needs={Feature.PROCESSES, Feature.SIGNALS})
     async def test_signals_tree(self, guest: Guest) -> None:
         """A signal reaches the program's descendants too, orphans and other sessions included."""
         child = 'trap "echo got $1; exit 0" USR1; echo ready; while :; do sleep 0.01; done'
@@ -204,7 +222,7 @@ class SignalChecks(Checks):
             seen += await process.stdout.receive()
         await process.signal(signal.SIGUSR1)
         seen = b""
-        with anyio.fail_after(5):
+        with soon():
             while not (b"got child" in seen and b"got orphan" in seen):
                 seen += await process.stdout.receive()
         await process.kill()
@@ -212,7 +230,7 @@ class SignalChecks(Checks):
     @check("signals.after-exit", needs=Feature.SIGNALS)
     async def test_signals_after_exit(self, guest: Guest) -> None:
         """Signalling a program that has ended is no error."""
-        process = await guest.start("true")
+        process = await guest.start(*guest.python("pass"))
         done = await collect(process)
         await process.signal(signal.SIGTERM)
         await process.signal(signal.SIGKILL)
@@ -221,11 +239,9 @@ class SignalChecks(Checks):
     @check("signals.invalid", needs=Feature.SIGNALS)
     async def test_signals_invalid(self, guest: Guest) -> None:
         """A number that is no signal is refused, and the program goes on."""
-        process = await guest.start("cat", stdin=True)
+        process = await guest.echo()
         for number in (-1, 65, 100_000):
             with pytest.raises(InvalidRequestError):
                 await process.signal(number)
-        assert process.stdin is not None
-        await process.stdin.send(b"alive")
-        assert await read_until(process.stdout, b"alive") == b"alive"
+        await guest.answers(process)
         await process.kill()

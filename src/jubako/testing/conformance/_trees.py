@@ -17,6 +17,7 @@ from jubako.errors import (
     GuestPermissionError,
 )
 from jubako.testing.conformance._checks import Checks, check
+from jubako.testing.conformance._guest import soon, stretched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +46,11 @@ class TreeChecks(Checks):
     async def test_files_scan(self, guest: Guest) -> None:
         """A directory's entries come once each, with what stat says; the directory itself doesn't."""
         root = guest.workspace / "d"
-        await guest.ok(
-            "mkdir -p d/sub/deep; echo 12345 > d/file; ln -s file d/link; : > d/sub/below; mkfifo d/pipe; : > d/.dot"
-        )
+        await guest.make("d/sub/deep/", "d/file=12345\n", "d/link->file", "d/sub/below=", "d/.dot=")
+        pipe = {"pipe": "other"} if await guest.pipe("d/pipe") else {}
         found = await _scan(guest, root)
         kinds = {name: str(entry.kind) for name, entry in found.items()}
-        assert kinds == {"sub": "directory", "file": "file", "link": "symlink", "pipe": "other", ".dot": "file"}
+        assert kinds == {"sub": "directory", "file": "file", "link": "symlink", ".dot": "file", **pipe}
         assert found["file"] == await guest.files.stat(root / "file")
         assert found["link"].target == "file"
         assert await _scan(guest, root / "sub" / "deep") == {}
@@ -58,9 +58,7 @@ class TreeChecks(Checks):
     @check("files.scan-recursive")
     async def test_files_scan_recursive(self, guest: Guest) -> None:
         """A recursive scan gives the whole tree and doesn't go through links."""
-        await guest.ok(
-            "mkdir -p d/sub/deep other; : > d/sub/deep/file; : > other/outside; ln -s ../other d/link; ln -s .. d/up"
-        )
+        await guest.make("d/sub/deep/", "other/", "d/sub/deep/file=", "other/outside=", "d/link->../other", "d/up->..")
         found = await _scan(guest, guest.workspace / "d", recursive=True)
         assert sorted(found) == ["link", "sub", "sub/deep", "sub/deep/file", "up"]
         assert found["link"].kind == "symlink"
@@ -68,13 +66,13 @@ class TreeChecks(Checks):
     @check("files.scan-many")
     async def test_files_scan_many(self, guest: Guest) -> None:
         """A directory with thousands of entries is listed completely."""
-        await guest.ok('mkdir d; cd d; i=0; while [ $i -lt 3000 ]; do : > "entry-$i"; i=$((i+1)); done')
+        await guest.says("import os; os.mkdir('d')\nfor i in range(3000): open('d/entry-%d' % i, 'w').close()")
         assert len(await _scan(guest, guest.workspace / "d")) == 3000
 
     @check("files.scan-missing")
     async def test_files_scan_missing(self, guest: Guest) -> None:
         """Scanning what is missing, or no directory, raises the matching error."""
-        await guest.ok(": > file")
+        await guest.make("file=")
         with pytest.raises(GuestFileNotFoundError):
             await _scan(guest, guest.workspace / "missing")
         with pytest.raises(GuestNotADirectoryError):
@@ -83,8 +81,8 @@ class TreeChecks(Checks):
     @check("files.stat-symlink")
     async def test_files_stat_symlink(self, guest: Guest) -> None:
         """A link is reported as a link with its target, whether or not that exists."""
-        await guest.ok("echo 12345 > file; ln -s file link; ln -s /no/where dangling")
-        for name, target in (("link", "file"), ("dangling", "/no/where")):
+        await guest.make("file=12345", "link->file", "dangling->no/where")
+        for name, target in (("link", "file"), ("dangling", "no/where")):
             info = await guest.files.stat(guest.workspace / name)
             assert (info.kind, info.target) == ("symlink", target)
 
@@ -94,7 +92,7 @@ class TreeChecks(Checks):
         deep = guest.workspace / "a" / "b"
         await guest.files.mkdir(deep, mode=0o700)
         await guest.files.mkdir(deep)
-        assert await guest.ok("stat -c %a a/b") == "700"
+        assert await guest.mode("a/b") == 0o700
         with pytest.raises(GuestFileExistsError):
             await guest.files.mkdir(deep, parents=False)
         with pytest.raises(GuestFileNotFoundError):
@@ -106,30 +104,31 @@ class TreeChecks(Checks):
     @check("files.move")
     async def test_files_move(self, guest: Guest) -> None:
         """Files and directories are renamed; a file at the target is replaced."""
-        await guest.ok("echo one > one; echo two > two; mkdir d; echo in > d/in")
+        await guest.make("one=one\n", "two=two\n", "d/", "d/in=in\n")
         await guest.files.move(guest.workspace / "one", guest.workspace / "two")
         await guest.files.move(guest.workspace / "d", guest.workspace / "e")
-        assert await guest.ok("cat two e/in; ls") == "one\nin\ne\ntwo"
+        assert await guest.cat("two", "e/in") == "one\nin"
+        assert await guest.ls() == ["e", "two"]
         with pytest.raises(GuestFileNotFoundError):
             await guest.files.move(guest.workspace / "missing", guest.workspace / "new")
 
     @check("files.move-exclusive")
     async def test_files_move_exclusive(self, guest: Guest) -> None:
         """Without overwrite an existing target is kept and GuestFileExistsError raised."""
-        await guest.ok("echo one > one; echo two > two")
+        await guest.make("one=one\n", "two=two\n")
         with pytest.raises(GuestFileExistsError):
             await guest.files.move(guest.workspace / "one", guest.workspace / "two", overwrite=False)
-        assert await guest.ok("cat one two") == "one\ntwo"
+        assert await guest.cat("one", "two") == "one\ntwo"
         await guest.files.move(guest.workspace / "one", guest.workspace / "three", overwrite=False)
-        assert await guest.ok("cat three two") == "one\ntwo"
+        assert await guest.cat("three", "two") == "one\ntwo"
 
     @check("files.chmod")
     async def test_files_chmod(self, guest: Guest) -> None:
         """Permission bits are set as asked."""
-        await guest.ok(": > file; mkdir d")
+        await guest.make("file=", "d/")
         for name, mode in (("file", 0o751), ("file", 0o400), ("d", 0o711)):
             await guest.files.chmod(guest.workspace / name, mode)
-            assert await guest.ok('stat -c %a "$1"', name) == f"{mode:o}"
+            assert await guest.mode(name) == mode
         with pytest.raises(GuestFileNotFoundError):
             await guest.files.chmod(guest.workspace / "missing", 0o600)
         with pytest.raises(GuestFileError):
@@ -138,41 +137,43 @@ class TreeChecks(Checks):
     @check("files.remove")
     async def test_files_remove(self, guest: Guest) -> None:
         """Files, links and empty directories are removed; a link's target stays."""
-        await guest.ok("echo kept > target; ln -s target link; : > file; mkdir d; mkfifo pipe")
-        for name in ("link", "file", "d", "pipe"):
+        await guest.make("target=kept", "link->target", "file=", "d/")
+        pipe = ["pipe"] if await guest.pipe("pipe") else []
+        for name in ("link", "file", "d", *pipe):
             await guest.files.remove(guest.workspace / name)
-        assert await guest.ok("ls; cat target") == "target\nkept"
+        assert await guest.ls() == ["target"]
+        assert await guest.cat("target") == "kept"
         with pytest.raises(GuestFileNotFoundError):
             await guest.files.remove(guest.workspace / "file")
 
     @check("files.remove-full")
     async def test_files_remove_full(self, guest: Guest) -> None:
         """A directory with entries is not removed unless asked for."""
-        await guest.ok("mkdir d; echo kept > d/file")
+        await guest.make("d/", "d/file=kept")
         with pytest.raises(GuestFileError):
             await guest.files.remove(guest.workspace / "d")
-        assert await guest.ok("cat d/file") == "kept"
+        assert await guest.cat("d/file") == "kept"
 
     @check("files.remove-recursive")
     async def test_files_remove_recursive(self, guest: Guest) -> None:
         """A tree is removed as a whole, and nothing that its links point to."""
-        await guest.ok(
-            "mkdir -p d/sub/deep other/kept; echo x > d/sub/deep/file; echo kept > other/kept/file;"
-            "ln -s ../../other d/sub/link; ln -s ../other/kept/file d/file"
-        )
+        await guest.make("d/sub/deep/", "other/kept/", "d/sub/deep/file=x", "other/kept/file=kept")
+        await guest.make("d/sub/link->../../other", "d/file->../other/kept/file")
         await guest.files.remove(guest.workspace / "d", recursive=True)
-        assert await guest.ok("ls; cat other/kept/file") == "other\nkept"
-        await guest.ok("ln -s other link")
+        assert await guest.ls() == ["other"]
+        await guest.make("link->other")
         await guest.files.remove(guest.workspace / "link", recursive=True)
-        assert await guest.ok("ls; cat other/kept/file") == "other\nkept"
+        assert await guest.ls() == ["other"]
+        assert await guest.cat("other/kept/file") == "kept"
 
     @check("files.remove-forbidden")
     async def test_files_remove_forbidden(self, guest: Guest) -> None:
         """What the sandbox's user may not remove stays and is an error."""
-        await guest.ok("mkdir d; : > d/file; chmod 500 d")
+        await guest.make("d/", "d/file=")
+        await guest.files.chmod(guest.workspace / "d", 0o500)
         with pytest.raises(GuestPermissionError):
             await guest.files.remove(guest.workspace / "d" / "file")
-        assert await guest.ok("ls d; chmod 700 d") == "file"
+        assert await guest.ls("d") == ["file"]
 
 
 class _Watcher:
@@ -192,7 +193,7 @@ class _Watcher:
     async def ready(self) -> None:
         """Wait until the watch is known to be in place: something that was touched is reported."""
         probe = self._path / f"ready-{secrets.token_hex(4)}"
-        with anyio.fail_after(10):
+        with soon(10):
             while not any(event.path == probe for event in self.seen):
                 await self._guest.files.write(probe, b"")
                 with anyio.move_on_after(0.1):
@@ -202,7 +203,7 @@ class _Watcher:
     async def wait(self, what: str, wanted: Callable[[WatchEvent], bool]) -> None:
         """Wait until an event came that is wanted."""
         looked_at = 0
-        with anyio.move_on_after(5):
+        with anyio.move_on_after(stretched(5)):
             while True:
                 while looked_at < len(self.seen):
                     looked_at += 1
@@ -230,15 +231,15 @@ class WatchChecks(Checks):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watcher.run)
             await watcher.ready()
-            await guest.ok("mkdir d/dir; echo one > d/file")
+            await guest.make("d/dir/", "d/file=one")
             await watcher.wait("mkdir", _is(root / "dir", WatchKind.CREATED))
             await watcher.wait("a new file", _is(root / "file", WatchKind.CREATED))
-            await guest.ok("echo two >> d/file")
+            await guest.says("with open('d/file', 'a') as file: file.write('two')")
             await watcher.wait("a change", _is(root / "file", WatchKind.MODIFIED))
-            await guest.ok("mv d/file d/moved")
+            await guest.says("import os; os.rename('d/file', 'd/moved')")
             await watcher.wait("the old name", _is(root / "file", WatchKind.MOVED, WatchKind.REMOVED))
             await watcher.wait("the new name", _is(root / "moved", WatchKind.MOVED, WatchKind.CREATED))
-            await guest.ok("rm d/moved")
+            await guest.says("import os; os.remove('d/moved')")
             await watcher.wait("a removal", _is(root / "moved", WatchKind.REMOVED))
             tasks.cancel_scope.cancel()
 
@@ -251,11 +252,11 @@ class WatchChecks(Checks):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watcher.run)
             await watcher.ready()
-            await guest.ok(": > d/old/deep/file; mkdir -p d/new/deeper")
+            await guest.make("d/old/deep/file=", "d/new/deeper/")
             await watcher.wait("a file deep below", _is(root / "old" / "deep" / "file", WatchKind.CREATED))
             await watcher.wait("a new directory", _is(root / "new", WatchKind.CREATED))
             await anyio.sleep(0.2)
-            await guest.ok(": > d/new/deeper/file")
+            await guest.make("d/new/deeper/file=")
             await watcher.wait(
                 "a file in a new directory",
                 _is(root / "new" / "deeper" / "file", WatchKind.CREATED, WatchKind.MODIFIED),
@@ -271,7 +272,7 @@ class WatchChecks(Checks):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watcher.run)
             await watcher.ready()
-            await guest.ok(": > d/sub/file; : > d/end")
+            await guest.make("d/sub/file=", "d/end=")
             await watcher.wait("the last file", _is(root / "end", WatchKind.CREATED))
             assert not any(event.path == root / "sub" / "file" for event in watcher.seen)
             tasks.cancel_scope.cancel()
@@ -279,7 +280,7 @@ class WatchChecks(Checks):
     @check("watch.missing", needs=Feature.WATCH)
     async def test_watch_missing(self, guest: Guest) -> None:
         """Watching what is missing raises GuestFileNotFoundError."""
-        with anyio.fail_after(5), pytest.raises(GuestFileNotFoundError):
+        with soon(), pytest.raises(GuestFileNotFoundError):
             async for _ in guest.files.watch(guest.workspace / "missing"):
                 pass
 
@@ -292,7 +293,7 @@ class WatchChecks(Checks):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watcher.run)
             await watcher.ready()
-            await guest.ok('cd d; i=0; while [ $i -lt 5000 ]; do : > "f$i"; i=$((i+1)); done; : > end')
+            await guest.says("for i in range(5000): open('d/f%d' % i, 'w').close()\nopen('d/end', 'w').close()")
 
             def complete(event: WatchEvent) -> bool:
                 return event.kind is WatchKind.LOST or event.path == root / "end"

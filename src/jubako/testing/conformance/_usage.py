@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from jubako.boundary.contract import Enforcement
 from jubako.testing.conformance._checks import Checks, check
-from jubako.testing.conformance._guest import read_until
+from jubako.testing.conformance._guest import read_until, stretched
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["UsageChecks"]
 
 _MIB = 1024 * 1024
+_BUSY: Final = "import time\nwhile time.process_time() < 0.3: pass"
+_FILL: Final = """
+import sys
+for name, size in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+    with open(name, "wb") as file:
+        file.write(bytes(size))
+"""
 
 
 def _told(guest: Guest, control: str, *figures: _Figure | None) -> tuple[_Figure, ...] | None:
@@ -47,14 +54,17 @@ class UsageChecks(Checks):
     @check("usage.cpu")
     async def test_usage_cpu(self, guest: Guest) -> None:
         """A busy program shows in the CPU time, which never falls."""
+        busy = timedelta(seconds=0.25)
         before = (await guest.instance.usage()).cpu
-        code = "import time\nwhile time.process_time() < 0.3: pass"
-        assert (await guest.py(code)).status.code == 0
-        after = (await guest.instance.usage()).cpu
-        figures = _told(guest, "resource.cpu", before, after)
+        figures: tuple[timedelta, ...] | None = None
+        for _ in range(4):  # where a program knows no CPU time of its own it counts the machine's other work too
+            assert (await guest.py(_BUSY)).status.code == 0
+            figures = _told(guest, "resource.cpu", before, (await guest.instance.usage()).cpu)
+            if figures is None or figures[1] - figures[0] >= busy:
+                break
         if figures is not None:
-            assert figures[1] - figures[0] >= timedelta(seconds=0.25)
-            assert figures[1] < timedelta(seconds=10)
+            assert figures[1] - figures[0] >= busy
+            assert figures[1] < timedelta(seconds=stretched(10))
 
     @check("usage.memory")
     async def test_usage_memory(self, guest: Guest) -> None:
@@ -78,7 +88,7 @@ class UsageChecks(Checks):
     async def test_usage_processes(self, guest: Guest) -> None:
         """Running programs are counted."""
         before = (await guest.instance.usage()).processes
-        processes = [await guest.start("sleep", "60") for _ in range(5)]
+        processes = [await guest.idle() for _ in range(5)]
         during = (await guest.instance.usage()).processes
         for process in processes:
             await process.kill()
@@ -93,9 +103,9 @@ class UsageChecks(Checks):
     async def test_usage_disk(self, guest: Guest) -> None:
         """What is written shows in the disk figure, and what is removed goes from it."""
         before = (await guest.instance.usage()).disk
-        await guest.ok("head -c 8388608 /dev/zero > file; head -c 4194304 /dev/zero > /tmp/file")
+        await guest.says(_FILL, "file", "8388608", "/tmp/file", "4194304")
         during = (await guest.instance.usage()).disk
-        await guest.ok("rm file /tmp/file")
+        await guest.says("import os; os.remove('file'); os.remove('/tmp/file')")
         after = (await guest.instance.usage()).disk
         figures = _told(guest, "resource.disk", before, during, after)
         if figures is not None:
