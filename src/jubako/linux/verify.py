@@ -34,10 +34,15 @@ _NAME_WIDTH: Final = 26  # /proc/<pid>/limits is a table with fixed columns
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must be true of the process. ``limits`` are upper bounds of hard rlimits by lower-case name."""
+    """What must be true of the process. ``limits`` are upper bounds of hard rlimits by lower-case name.
+
+    ``capabilities`` False lets it keep some: for processes that have them in a user namespace of their
+    own only, which ``namespaces`` must ask for then.
+    """
 
     namespaces: tuple[str, ...] = NAMESPACES
     seccomp: bool = True
+    capabilities: bool = True
     uid: int | None = None
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
 
@@ -94,7 +99,7 @@ def _privileges(status: Mapping[str, str], expected: Expected) -> Iterator[WallF
         yield WallFinding("syscall.no-new-privileges", "NoNewPrivs", "1", status.get("NoNewPrivs", "missing"))
     if expected.seccomp and status.get("Seccomp") != "2":  # control: syscall.allowlist
         yield WallFinding("syscall.allowlist", "Seccomp", "2", status.get("Seccomp", "missing"))
-    for name in _CAPABILITY_SETS:  # control: syscall.capabilities
+    for name in _CAPABILITY_SETS if expected.capabilities else ():  # control: syscall.capabilities
         value = status.get(name, "missing")
         if value.strip("0"):
             yield WallFinding("syscall.capabilities", name, "0", value)
