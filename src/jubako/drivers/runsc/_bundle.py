@@ -8,7 +8,7 @@ the guest's own root, and no network.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from jubako.jail.bubblewrap import toolchain_arguments
 from jubako.jail.leftovers import BUNDLE
@@ -160,10 +160,10 @@ def container(arguments: Sequence[str], mounts: Sequence[Mount], *, cwd: str, ho
             "env": ["PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"],
             "cwd": cwd,
             "noNewPrivileges": True,  # control: syscall.no-new-privileges
-            "capabilities": {kind: [] for kind in _KINDS},  # control: syscall.capabilities
+            "capabilities": dict.fromkeys(_KINDS, ()),  # control: syscall.capabilities
         },
         "root": {"path": ROOT, "readonly": True},  # control: fs.ro-root
         "hostname": hostname,
-        "mounts": cast("list[object]", list(mounts)),
+        "mounts": list(mounts),
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
     }

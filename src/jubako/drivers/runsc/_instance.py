@@ -57,8 +57,9 @@ class RunscInstance(AgentInstance["Launched"]):
         return self._machine.cgroups is not None and self._machine.cgroups.mechanism(Ability.FREEZE) is not None
 
     def _disk(self, launched: Launched) -> int | None:
-        """Return None: what is in gVisor's memory can't be told apart from outside."""
+        """Ask the agent: what is in gVisor's memory can't be told apart from outside."""
         del launched
+        return None
 
     def _cause(self) -> InstanceExit:
         """Return why the sandbox died; a crash of gVisor is named as one, never as a program's result."""

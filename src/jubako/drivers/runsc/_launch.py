@@ -84,9 +84,7 @@ async def launch(
     return launched
 
 
-def _arguments(
-    plan: Plan, machine: RunscMachine, descriptors: Descriptors, *, agent: bytes, name: str
-) -> list[str]:
+def _arguments(plan: Plan, machine: RunscMachine, descriptors: Descriptors, *, agent: bytes, name: str) -> list[str]:
     """Return bubblewrap's arguments up to the program; order matters to it."""
     policy = plan.spec.policy
     argv = list(drop_prefix(machine.drop[0], random_uid())) if machine.drop else []

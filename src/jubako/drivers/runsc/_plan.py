@@ -69,7 +69,9 @@ def _file_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
     yield ControlResult("fs.private-tmp", _ENFORCED, "private tmpfs on /tmp and /dev/shm in gVisor's memory")
     yield ControlResult("fs.devices", _ENFORCED, "gVisor's own /dev, without any device of the host")
     yield ControlResult("fs.proc", _ENFORCED, "gVisor's own /proc of the sandbox's processes; /sys is empty")
-    yield ControlResult("fs.second-wall", _ENFORCED, "bubblewrap: a mount namespace around gVisor, no host user's rights")
+    yield ControlResult(
+        "fs.second-wall", _ENFORCED, "bubblewrap: a mount namespace around gVisor, no host user's rights"
+    )
 
 
 def _mounts_control(policy: Policy, facts: Facts) -> ControlResult:
@@ -119,7 +121,9 @@ def _process_controls(facts: Facts) -> Iterator[ControlResult]:
             "process.identity", _ENFORCED, f"gVisor's own users; user namespace run as {host}; fresh machine id"
         )
     yield ControlResult("process.environment", _ENFORCED, "cleared, then set from the policy")
-    yield ControlResult("process.descriptors", _ENFORCED, "gVisor holds all descriptors; only the agent's stream is passed")
+    yield ControlResult(
+        "process.descriptors", _ENFORCED, "gVisor holds all descriptors; only the agent's stream is passed"
+    )
     yield ControlResult("process.kill-tree", _ENFORCED, "killing runsc ends the pid namespace with sentry and gofer")
     yield freeze_control(facts)
 

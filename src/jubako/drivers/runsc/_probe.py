@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from jubako.boundary.contract import Fact, Feature, ProbeReport, Reason
 from jubako.drivers.runsc._selftest import LIMITS, SelfTest, self_test
@@ -52,9 +52,7 @@ class _Verdict:
     held: dict[str, bool]
 
 
-def probe_runsc(
-    verdicts: Verdicts | None = None, test: Callable[..., SelfTest] = self_test
-) -> RunscMachine:
+def probe_runsc(verdicts: Verdicts | None = None, test: Callable[..., SelfTest] = self_test) -> RunscMachine:
     """Return what this machine offers. Blocking: milliseconds, or seconds the first time; never raises."""
     jail = probe_machine()
     machine = RunscMachine(**{item.name: getattr(jail, item.name) for item in fields(Machine)})
@@ -93,7 +91,11 @@ def _judge(machine: RunscMachine, verdicts: Verdicts, test: Callable[..., SelfTe
     known = verdicts.get(*key)
     if known is not None:
         return _Verdict(
-            str(known["version"]), tuple(known["flags"]), str(known["platform"]), tuple(known["problems"]), known["held"]
+            str(known["version"]),
+            tuple(known["flags"]),
+            str(known["platform"]),
+            tuple(known["problems"]),
+            known["held"],
         )
     verdict = _test(machine, test)
     verdicts.put({item.name: getattr(verdict, item.name) for item in fields(verdict)}, *key)
@@ -134,4 +136,4 @@ def _output(argv: list[str]) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return cast("bytes", done.stdout).decode(errors="replace")
+    return done.stdout.decode(errors="replace")

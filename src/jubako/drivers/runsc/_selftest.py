@@ -147,6 +147,7 @@ def _run(
     program = [machine.python, "-I", "-S", "-B", "-c", _PROGRAM % _EACH]
     config = json.dumps(container(program, cast("list[dict[str, object]]", mounts), cwd="/", hostname="self-test"))
     prefix = drop_prefix(machine.drop[0], PROBE_UID) if machine.drop else ()
+    name = f"self-test-{os.getpid()}"
     bundle = os.memfd_create("jubako", os.MFD_CLOEXEC)
     try:
         os.write(bundle, config.encode())
@@ -154,7 +155,7 @@ def _run(
         argv = [
             *prefix, machine.bwrap, *NAMESPACES, *root_arguments(Policy(), facts), "--ro-bind", binary, RUNSC,
             "--tmpfs", STATE, "--perms", "0444", "--file", str(bundle), f"{BUNDLE}/config.json", "--chdir", "/", "--",
-            *runsc_arguments(set(known) - {"panic-log"}, platform), "run", "--bundle", BUNDLE, f"self-test-{os.getpid()}",
+            *runsc_arguments(set(known) - {"panic-log"}, platform), "run", "--bundle", BUNDLE, name,
         ]  # fmt: skip
         return _outcome(argv, bundle, timeout)
     finally:
