@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "AgentViolated",
     "Assurance",
+    "ConnectionTried",
     "Event",
     "EventData",
     "EventsLost",
     "ExecExited",
     "ExecStarted",
+    "FileOpened",
     "FileTransferred",
     "LedgerRecovered",
     "LimitReached",
     "PolicyRelaxed",
     "ProbeCompleted",
+    "ProgramCloned",
+    "ProgramExited",
+    "ProgramStarted",
     "SandboxCreated",
     "SandboxForked",
     "SandboxReaped",
@@ -36,6 +41,8 @@ __all__ = [
     "Source",
     "ToolCalled",
     "ToolVerdict",
+    "TraceDropped",
+    "TraceFailed",
     "event_fields",
 ]
 
@@ -57,7 +64,21 @@ class Assurance(StrEnum):
 
 
 class _Data(BaseModel):
+    """``seen_by`` and ``certainty`` become the envelope's ``source`` and ``assurance``."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seen_by: ClassVar[Source] = Source.HOST
+    certainty: ClassVar[Assurance] = Assurance.OBSERVED
+
+
+class _Activity(_Data):
+    """What the sandbox's own kernel saw programs do: outside of the programs, inside the sandbox's outer wall.
+
+    A program can't forge it; a kernel that was taken over can.
+    """
+
+    seen_by: ClassVar[Source] = Source.KERNEL
 
 
 class SandboxCreated(_Data):
@@ -205,6 +226,78 @@ class AgentViolated(_Data):
     rule: str = Field(description="The rule of the protocol that it broke.")
 
 
+class ProgramStarted(_Activity):
+    """A process inside became a program (execve). Arguments are cut and redacted like those of ``exec.started``.
+
+    An empty path with no arguments: the kernel could not write them down, because they are no text or too long.
+    """
+
+    type: Literal["program.started"] = "program.started"
+    pid: int = Field(description="Process id inside.")
+    path: str = Field(description="The program's file.")
+    argv: tuple[str, ...] = Field(description="Its arguments.")
+
+
+class ProgramCloned(_Activity):
+    """A process inside made another one; threads are not recorded."""
+
+    type: Literal["program.cloned"] = "program.cloned"
+    pid: int = Field(description="Process id inside.")
+    child: int = Field(description="The new process's id.")
+
+
+class ProgramExited(_Activity):
+    """A process inside ended."""
+
+    type: Literal["program.exited"] = "program.exited"
+    pid: int = Field(description="Process id inside.")
+    code: int | None = Field(description="Exit status, unless a signal ended it.")
+    signal: int | None = Field(description="Number of the signal that ended it.")
+
+
+class FileOpened(_Activity):
+    """A program opened a path that the policy calls sensitive, or tried to.
+
+    The path is the one that was asked for, made absolute; symbolic links in it are not followed.
+    """
+
+    type: Literal["file.opened"] = "file.opened"
+    pid: int = Field(description="Process id inside.")
+    path: str = Field(description="Path inside.")
+    write: bool = Field(description="Whether it was opened for writing.")
+    error: int | None = Field(default=None, description="Number of the error (errno); none: it was opened.")
+
+
+class ConnectionTried(_Activity):
+    """A program called connect; whether it got through is for the network's walls to say."""
+
+    type: Literal["connection.tried"] = "connection.tried"
+    pid: int = Field(description="Process id inside.")
+    family: str = Field(description="`inet`, `inet6`, `unix`, or the family's number.")
+    address: str = Field(description="Address or path; `@` begins an abstract name.")
+    port: int | None = Field(default=None, description="Port, where the family has ports.")
+
+
+class TraceDropped(_Data):
+    """Acts inside went unrecorded: what happened between this event and the one before may be more than is told."""
+
+    type: Literal["trace.dropped"] = "trace.dropped"
+    count: int = Field(ge=1, description="How many.")
+    reason: Literal["queue", "rate", "unreadable", "unknown"] = Field(
+        description=(
+            "`queue`: more at once than the kernel inside could send; `rate`: more a second than is recorded; "
+            "`unreadable`: the kernel could not write them down; `unknown`: of a kind that was not asked for."
+        )
+    )
+
+
+class TraceFailed(_Data):
+    """The kernel inside stopped telling what programs do, or told nonsense; the sandbox was killed."""
+
+    type: Literal["trace.failed"] = "trace.failed"
+    reason: str = Field(description="What was wrong.")
+
+
 class ProbeCompleted(_Data):
     """Containment probes were run against a driver."""
 
@@ -249,6 +342,13 @@ EventData = Annotated[
     | SnapshotRemoved
     | ToolCalled
     | AgentViolated
+    | ProgramStarted
+    | ProgramCloned
+    | ProgramExited
+    | FileOpened
+    | ConnectionTried
+    | TraceDropped
+    | TraceFailed
     | ProbeCompleted
     | EventsLost
     | LedgerRecovered,

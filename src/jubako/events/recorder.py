@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from jubako._lib.ids import IdSource, new_id
 from jubako.errors import LedgerError
-from jubako.events.model import Assurance, Event, EventData, EventsLost, SandboxReaped, Source
+from jubako.events.model import Event, EventData, EventsLost, SandboxReaped
 from jubako.events.redact import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from jubako.events.model import Assurance, Source
 
 __all__ = ["LedgerSink", "Recorder", "Sink"]
 
@@ -71,11 +73,14 @@ class Recorder:
         sandbox: str | None,
         data: EventData,
         *,
-        source: Source = Source.HOST,
-        assurance: Assurance = Assurance.OBSERVED,
+        source: Source | None = None,
+        assurance: Assurance | None = None,
         trace_id: str = "",
     ) -> Event:
-        """Record one event and return it. Raises LedgerError when the ledger can't take it."""
+        """Record one event and return it. Raises LedgerError when the ledger can't take it.
+
+        Who saw it and how sure it is comes from the event's type, unless given.
+        """
         clean = self._redactor.data(data)
         with self._lock:
             before = self._sequences.get(sandbox)
@@ -84,8 +89,9 @@ class Recorder:
                 before = self._last(sandbox) if taken_over else 0
             # Built without validation: the fields are the recorder's own and the data was validated.
             event = Event.model_construct(
-                id=self._ids(), type=data.type, version=1, time=datetime.now(UTC), seq=before + 1, source=source,
-                assurance=assurance, tenant="local", sandbox=sandbox, recorder=self.id, trace_id=trace_id, data=clean,
+                id=self._ids(), type=data.type, version=1, time=datetime.now(UTC), seq=before + 1,
+                source=source or data.seen_by, assurance=assurance or data.certainty,
+                tenant="local", sandbox=sandbox, recorder=self.id, trace_id=trace_id, data=clean,
             )  # fmt: skip
             self._into_ledger(event)
             self._sequences[sandbox] = event.seq
