@@ -136,13 +136,13 @@ class ExecChecks(Checks):
         """A malformed request raises InvalidRequestError, and the sandbox goes on."""
         requests: list[Callable[[], ExecRequest]] = [
             lambda: ExecRequest(()),
-            lambda: ExecRequest(("echo", "a\0b")),
-            lambda: ExecRequest(("echo", "\ud800")),
-            lambda: ExecRequest(("true",), env={"": "x"}),
-            lambda: ExecRequest(("true",), env={"A=B": "x"}),
-            lambda: ExecRequest(("true",), env={"A\0": "x"}),
-            lambda: ExecRequest(("true",), env={"A": "x\0y"}),
-            lambda: ExecRequest(("true",), cwd=PurePosixPath("/tmp\0")),
+            lambda: ExecRequest(("python3", "a\0b")),
+            lambda: ExecRequest(("python3", "\ud800")),
+            lambda: ExecRequest(("python3",), env={"": "x"}),
+            lambda: ExecRequest(("python3",), env={"A=B": "x"}),
+            lambda: ExecRequest(("python3",), env={"A\0": "x"}),
+            lambda: ExecRequest(("python3",), env={"A": "x\0y"}),
+            lambda: ExecRequest(("python3",), cwd=PurePosixPath("/tmp\0")),
         ]
         for make in requests:
             with pytest.raises(InvalidRequestError):
