@@ -173,10 +173,13 @@ def applicable_controls(policy: Policy) -> tuple[str, ...]:
     return tuple(control for control in CONTROLS if control not in absent)
 
 
-def common_controls(policy: Policy, features: Collection[Feature] = ()) -> list[ControlResult]:
+def common_controls(
+    policy: Policy, features: Collection[Feature] = (), own: Collection[str] = ()
+) -> list[ControlResult]:
     """Return the results for what the host's core does alike for every driver with these features.
 
-    Time and output limits are held outside the sandbox. Secrets and data labels have no enforcing part
+    ``own`` are controls that most drivers can't meet and this one answers for itself. Time and output
+    limits are held outside the sandbox. Secrets and data labels have no enforcing part
     yet, so a policy with such a clause is refused unless it accepts that in writing.
     """
     on_limit = "the program is killed" if policy.output.on_limit == "kill" else "the rest is dropped"
@@ -187,6 +190,10 @@ def common_controls(policy: Policy, features: Collection[Feature] = ()) -> list[
     ]
     if policy.tools:
         results.append(_tool_calls(features))
+    if policy.observe.activity and "observe.activity" not in own:
+        reason = "this driver sees what goes in and out of a sandbox, not what its programs do"
+        remedy = "set observe.activity to false, or use the gvisor boundary"
+        results.append(_missing("observe.activity", reason, remedy))
     if policy.secrets:
         reason = "no broker holds secrets outside yet: they would not be usable inside"
         results.append(_missing("secret.broker", reason, "remove [secrets] from the policy"))

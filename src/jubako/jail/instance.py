@@ -138,6 +138,9 @@ class AgentInstance(ABC, Generic[_L]):
     def _disk(self, launched: _L) -> int | None:
         """Return the bytes in the workspace as seen from outside, or None to ask the agent."""
 
+    async def _freed(self) -> None:
+        """Free what the driver holds besides the walls, which are gone by now; perhaps more than once."""
+
     async def _open(self, launched: _L) -> GuestSession:
         """Return the session with the agent that was just started."""
         return await GuestSession.open(
@@ -305,4 +308,5 @@ class AgentInstance(ABC, Generic[_L]):
             launched, self._launched = self._launched, None
             if launched is not None:
                 await launched.tear_down()
+            await self._freed()
             self._gone.set()

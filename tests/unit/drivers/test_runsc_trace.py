@@ -382,6 +382,13 @@ async def sentry(tmp_path: Path) -> AsyncIterator[Sentry]:
     assert not any(os.scandir(tmp_path))
 
 
+alive = anyio.sleep_forever
+
+
+async def dead() -> None:
+    """Return at once, as a sandbox that has ended does."""
+
+
 CLONED = packet(CLONE, field(3, 9), field(4, 9))
 
 
@@ -390,7 +397,7 @@ async def test_a_session_reads_until_it_is_closed(sentry: Sentry) -> None:
     assert names == {"trace.sock": 0o666}
     assert json.loads(sentry.session.config("/inside"))["trace_session"]["sinks"][0]["config"]["endpoint"] == "/inside"
     assert await sentry.connect() == b"\x08\x01"
-    await sentry.session.connected()
+    await sentry.session.connected(alive)
     assert not any(os.scandir(sentry.directory))
     for _ in range(200):
         await sentry.send(CLONED)
@@ -414,7 +421,7 @@ async def test_losses_are_told_while_nothing_happens(sentry: Sentry) -> None:
 @pytest.mark.parametrize("hostile", [b"\x01", struct.pack("<HHI", 8, EXEC, 0) + b"\x08", bytes(200_000)])
 async def test_a_broken_packet_ends_the_session_and_the_sandbox(sentry: Sentry, hostile: bytes) -> None:
     await sentry.connect()
-    await sentry.session.connected()
+    await sentry.session.connected(alive)
     await sentry.send(CLONED)
     await sentry.send(hostile)
     await until(lambda: sentry.lost)
@@ -431,7 +438,7 @@ async def test_packets_over_the_limit_end_the_session(sentry: Sentry, monkeypatc
 
 async def test_a_sentry_that_goes_silent_loses_the_sandbox(sentry: Sentry) -> None:
     await sentry.connect()
-    await sentry.session.connected()
+    await sentry.session.connected(alive)
     sentry.socket.close()
     await until(lambda: sentry.lost)
     assert sentry.lost == ["the sentry closed its trace session"]
@@ -453,14 +460,19 @@ async def test_a_greeting_that_makes_no_sense_refuses_the_launch(sentry: Sentry,
     os.close(descriptor)
     sentry.socket.send(greeting)
     with pytest.raises(LaunchError, match="did not open its trace session"):
-        await sentry.session.connected()
+        await sentry.session.connected(alive)
     assert len(sentry.lost) == 1
 
 
 async def test_nobody_at_the_socket_refuses_the_launch(sentry: Sentry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jubako.drivers.runsc.trace._session._CONNECT_SECONDS", 0.05)
     with pytest.raises(LaunchError, match="nothing connected"):
-        await sentry.session.connected()
+        await sentry.session.connected(alive)
+
+
+async def test_a_sandbox_that_died_refuses_the_launch(sentry: Sentry) -> None:
+    with pytest.raises(LaunchError, match="nothing connected"):
+        await sentry.session.connected(dead)
 
 
 async def test_reading_is_paced(sentry: Sentry, monkeypatch: pytest.MonkeyPatch) -> None:

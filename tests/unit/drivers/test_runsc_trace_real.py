@@ -140,7 +140,7 @@ async def test_a_real_sentry_tells_what_programs_do(runsc: str, tmp_path: Path) 
     ):
         with anyio.fail_after(60):
             assert await child.wait() == 0, child.stderr_text()
-        await trace.connected()
+        await trace.connected(anyio.sleep_forever)
         assert not any(item.name == "trace.sock" for item in os.scandir(tmp_path))
     assert lost == []
     programs = [item for item in events if isinstance(item, ProgramStarted)]

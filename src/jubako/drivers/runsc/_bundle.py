@@ -27,6 +27,7 @@ __all__ = [
     "ROOT",
     "RUNSC",
     "STATE",
+    "TRACE",
     "Mount",
     "container",
     "limits",
@@ -41,6 +42,7 @@ ROOT: Final = "/run/jubako/root"
 RUNSC: Final = "/run/jubako/runsc"
 STATE: Final = "/run/jubako/state"
 """runsc's own records: in the memory of the jail, so that nothing of them outlives it."""
+TRACE: Final = "/run/jubako/trace.json"
 _MOUNTS: Final = "/run/jubako/mounts"
 
 Mount = dict[str, object]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from jubako.boundary.contract import InstanceExit
 from jubako.drivers.runsc._launch import launch
 from jubako.drivers.runsc._verify import verify_sandbox
+from jubako.drivers.runsc.trace import TraceSession
 from jubako.errors import LaunchError
 from jubako.jail.instance import AgentInstance
 from jubako.linux.cgroup import Ability
@@ -35,9 +36,31 @@ class RunscInstance(AgentInstance["Launched"]):
         self._machine = machine
         self._agent = agent
         self._told = _narrowed(config)
+        self._trace: TraceSession | None = None
+        self._unseen = ""
 
     async def _launch(self) -> Launched:
-        return await launch(self._plan, self._machine, self._ctx.tasks, name=self.full_name, agent=self._agent)
+        observe = self._plan.spec.policy.observe
+        if observe.activity:  # control: observe.activity
+            self._trace = TraceSession(self._ctx.state_dir, observe, emit=self._ctx.emit, on_lost=self._on_unseen)
+            self._trace.start(self._ctx.tasks)
+        return await launch(
+            self._plan, self._machine, self._ctx.tasks, name=self.full_name, agent=self._agent, trace=self._trace
+        )
+
+    async def _open(self, launched: Launched) -> GuestSession:
+        if self._trace is not None:
+            await self._trace.connected(launched.ended)
+        return await super()._open(launched)
+
+    async def _freed(self) -> None:
+        if self._trace is not None:
+            await self._trace.aclose()
+
+    def _on_unseen(self, reason: str) -> None:
+        """Kill the sandbox: what goes on in it is to be recorded, and is not."""
+        self._unseen = reason
+        self.kill_instance()
 
     def _config(self) -> SessionConfig:
         return self._told
@@ -65,6 +88,10 @@ class RunscInstance(AgentInstance["Launched"]):
         """Return why the sandbox died; a crash of gVisor is named as one, never as a program's result."""
         cause = super()._cause()
         launched = self._launched
+        if self._unseen and not self._violation:
+            return InstanceExit(
+                cause.code, f"the sandbox was killed: what its programs do can't be recorded ({self._unseen})"
+            )
         if self._violation or cause.limits or launched is None:
             return cause
         status = launched.monitor.returncode

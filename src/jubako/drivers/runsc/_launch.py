@@ -18,6 +18,7 @@ from jubako.drivers.runsc._bundle import (
     ROOT,
     RUNSC,
     STATE,
+    TRACE,
     Mount,
     container,
     limits,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from jubako.boundary.contract import Plan
     from jubako.drivers.runsc._probe import RunscMachine
+    from jubako.drivers.runsc.trace import TraceSession
 
 __all__ = ["agent_arguments", "launch"]
 
@@ -54,6 +56,7 @@ async def launch(
     name: str,
     agent: bytes,
     command: Sequence[str] = _RUN,
+    trace: TraceSession | None = None,
 ) -> Launched:
     """Build the walls and return with runsc at work in them.
 
@@ -64,6 +67,7 @@ async def launch(
         name: The sandbox's full name (``jail.names``), also the cgroup's and the container's.
         agent: The agent's code for the guest's interpreter.
         command: runsc's command with its own flags; the bundle and the name are added.
+        trace: Where the sentry tells what programs do.
 
     Raises:
         LaunchError: With what bubblewrap said; nothing is left.
@@ -73,7 +77,14 @@ async def launch(
     descriptors = Descriptors()
     try:
         argv = _arguments(plan, machine, descriptors, agent=agent, name=name)
-        argv += [*runsc_arguments(machine.flags, machine.platform), *command, "--bundle", BUNDLE, name]
+        flags: list[str] = []
+        if trace is not None:  # control: observe.activity
+            # By descriptor: the jail's user can't reach the socket's directory, and the jail has no place for it.
+            config = trace.config(f"/proc/self/fd/{descriptors.reference(str(trace.path))}")
+            argv[-1:] = ["--perms", "0444", "--file", descriptors.content(config), TRACE, argv[-1]]
+            flags = [f"--pod-init-config={TRACE}"]
+        runsc = runsc_arguments(machine.flags, machine.platform)
+        argv += [*runsc, *flags, *command, "--bundle", BUNDLE, name]
     except BaseException:
         descriptors.close()
         with anyio.CancelScope(shield=True):

@@ -49,7 +49,8 @@ def make_plan(spec: SandboxSpec, report: ProbeReport) -> Plan:
             *_kernel_controls(facts),
             *_process_controls(facts),
             *_resource_controls(policy, facts),
-            *common_controls(policy, report.features),
+            *_observation(policy, facts),
+            *common_controls(policy, report.features, own=("observe.activity",)),
         ),
         features=report.features,
         payload={
@@ -171,6 +172,21 @@ def _memory_control(facts: Facts) -> ControlResult:
         f"the sum over processes is not limited: {cgroup_reason(facts, 'memory')}",
         CGROUP_REMEDY,
     )
+
+
+def _observation(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
+    if policy.observe.activity and facts.get("runsc.trace"):
+        yield ControlResult(
+            "observe.activity", _ENFORCED, "trace session of the sentry, gVisor's kernel; losses are counted"
+        )
+    elif policy.observe.activity:
+        yield ControlResult(
+            "observe.activity",
+            _UNENFORCED,
+            "none",
+            "this gVisor has no trace sessions",
+            "use a release of 2022-10 or later",
+        )
 
 
 def _proven(facts: Facts, limit: str, control: str, mechanism: str, reason: str = "") -> ControlResult:

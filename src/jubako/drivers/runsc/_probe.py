@@ -73,6 +73,7 @@ def probe_runsc(verdicts: Verdicts | None = None, test: Callable[..., SelfTest] 
         machine.flags = frozenset(verdict.flags)
         facts["runsc.version"] = verdict.version
         facts["runsc.platform"] = verdict.platform
+        facts["runsc.trace"] = "pod-init-config" in verdict.flags
         facts.update({f"runsc.limit.{name}": bool(verdict.held.get(name)) for name in LIMITS})
     usable = bool(machine.platform)
     features = (jail.report.features | {Feature.PROCESSES}) if usable else frozenset[Feature]()

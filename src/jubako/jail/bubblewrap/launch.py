@@ -167,6 +167,10 @@ class Descriptors:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return str(descriptor)
 
+    def reference(self, path: str) -> str:
+        """Return a descriptor that leads whoever inherits it to ``path``, through ``/proc/self/fd``, and no further."""
+        return self._pass(os.open(path, os.O_PATH | os.O_CLOEXEC))
+
     def close_theirs(self) -> None:
         """Close what the child has by now."""
         while self.theirs:

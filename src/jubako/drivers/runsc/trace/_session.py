@@ -23,7 +23,7 @@ from jubako.errors import JubakoError, LaunchError
 from jubako.events import TraceFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from anyio.abc import TaskGroup
@@ -96,10 +96,22 @@ class TraceSession:
         self._serving = True
         tasks.start_soon(self._serve)
 
-    async def connected(self) -> None:
-        """Return once the sentry has connected. Raises LaunchError when it doesn't, or when it spoke nonsense."""
-        with anyio.move_on_after(_CONNECT_SECONDS):
-            await self._ready.wait()
+    async def connected(self, dead: Callable[[], Awaitable[None]]) -> None:
+        """Return once the sentry has connected.
+
+        Raises:
+            LaunchError: It doesn't, it spoke nonsense, or ``dead`` returned before: it has died.
+        """
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up() -> None:
+                await dead()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up)
+            with anyio.move_on_after(_CONNECT_SECONDS):
+                await self._ready.wait()
+            tasks.cancel_scope.cancel()
         if self._problem or not self._ready.is_set():
             why = self._problem or "nothing connected"
             msg = f"the sandbox's kernel did not open its trace session: {why}"
