@@ -39,7 +39,7 @@ _MAX_RECORD: Final = 4096
 _WAIT_SECONDS: Final = 0.1
 _CHUNK: Final = 1024 * 1024
 _KEY: Final = re.compile(r"^[0-9a-f]{64}$")
-_KINDS: Final = frozenset({"component-python", "component-command", "core-command"})
+_KINDS: Final = frozenset({"component-python", "component-command", "core-command", "core-library"})
 
 # Which file was verified: changing any byte of it changes the last of these.
 _Identity = tuple[int, int, int, int, int]

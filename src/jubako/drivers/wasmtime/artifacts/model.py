@@ -19,7 +19,9 @@ preview 2, and exports ``run(argv)``, ``argv[0]`` being the program's name. It c
 environment's ``PWD`` names. It answers the exit status, plus 256 when an uncaught MemoryError or RecursionError ended
 it; ``os._exit`` leaves through ``wasi:cli/exit`` instead.
 ``component-command``: a component that exports ``wasi:cli/run``; it may import ``jubako:guest/tools``.
-``core-command``: a module of WASI preview 1 that exports ``_start``; it may import functions of ``jubako``.
+``core-command``: a module of WASI preview 1 that exports ``_start``; it may import functions of ``jubako``. Where the
+program has libraries, they are instantiated before it, as ``wasmtime_linker_module`` does: each is a reactor, and its
+exports are what the command imports under the library's name.
 """
 
 Progress = Callable[[str], None]
@@ -34,6 +36,7 @@ class Program:
         kind: How it is called.
         cwasm: The precompiled file; its owner, mode and digest were verified when this was returned.
         digest: SHA-256 (hex) of the WebAssembly that it was compiled from.
+        libraries: Precompiled modules that the program imports from, by name, verified likewise.
         name: What people call it: ``python``, ``js``, or the first characters of the digest.
     """
 
@@ -41,3 +44,4 @@ class Program:
     cwasm: Path
     digest: str
     name: str
+    libraries: tuple[tuple[str, Path], ...] = ()

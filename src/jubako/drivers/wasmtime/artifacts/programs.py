@@ -15,12 +15,21 @@ import anyio.to_thread
 
 from jubako.drivers.wasmtime.artifacts.cache import ArtifactCache
 from jubako.drivers.wasmtime.artifacts.model import Kind, Program
-from jubako.drivers.wasmtime.artifacts.supply import GUEST, compilation_key, engine_words, python_key, require
+from jubako.drivers.wasmtime.artifacts.supply import (
+    ENGINE_DIGEST,
+    GUEST,
+    compilation_key,
+    engine_words,
+    javascript_command,
+    javascript_engine,
+    python_key,
+    require,
+)
 from jubako.errors import InvalidRequestError, LaunchError
 from jubako.linux.spawn import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jubako.drivers.wasmtime.artifacts.cache import Entry
     from jubako.drivers.wasmtime.artifacts.model import Progress
@@ -37,7 +46,7 @@ _MAX_ANSWER: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What a throw-away process may take; 0 is no limit. ``own`` input is jubako's, anything else is hostile."""
+    """What a throw-away process may take; 0 is no limit. Input that is not ``own`` is hostile."""
 
     seconds: float
     cpu: int
@@ -76,8 +85,33 @@ async def javascript_program(cache: ArtifactCache | None = None, *, progress: Pr
         LaunchError: The compilation failed; nothing of it is left.
         StoreError: The cache can't be used.
     """
-    msg = f"not built yet: {cache} {progress}"
-    raise LaunchError(msg)
+    cache = cache or ArtifactCache()
+    text = javascript_command().encode()
+    library = await _built(cache, f"library:{ENGINE_DIGEST}", "library", javascript_engine, progress)
+    command = await _built(cache, f"text:{_sha256(text)}", "text", lambda: text, progress)
+    return Program("core-command", command.path, ENGINE_DIGEST, "js", (("engine", library.path),))
+
+
+async def _built(
+    cache: ArtifactCache, source: str, origin: str, read: Callable[[], bytes], progress: Progress | None
+) -> Entry:
+    """Return a part of ours, compiled at its first use."""
+    key = compilation_key(source)
+    entry = await cache.find(key)
+    if entry is None:
+        async with cache.workplace(key) as place:
+            entry = await cache.find(key)
+            if entry is None:
+                _tell(progress, "compiling JavaScript for this processor: once on this machine")
+                entry = await _compile_bytes(cache, key, place, read(), origin)
+    return entry
+
+
+async def _compile_bytes(cache: ArtifactCache, key: str, place: Path, data: bytes, origin: str) -> Entry:
+    wasm = place / "program.wasm"
+    await anyio.to_thread.run_sync(wasm.write_bytes, data)
+    digest = await anyio.to_thread.run_sync(_sha256, data)
+    return await _compile(cache, key, wasm, digest, origin)
 
 
 async def user_program(data: bytes, cache: ArtifactCache | None = None, *, progress: Progress | None = None) -> Program:
@@ -102,9 +136,7 @@ async def user_program(data: bytes, cache: ArtifactCache | None = None, *, progr
             entry = await cache.find(key)
             if entry is None:
                 _tell(progress, f"compiling a WebAssembly program of {len(data)} bytes")
-                wasm = place / "program.wasm"
-                await anyio.to_thread.run_sync(wasm.write_bytes, data)
-                entry = await _compile(cache, key, wasm, digest, _FOREIGN)
+                entry = await _compile_bytes(cache, key, place, data, "user")
     return _program(entry, entry.digest[:12])
 
 
@@ -119,12 +151,13 @@ async def _make_python(cache: ArtifactCache, key: str, place: Path, progress: Pr
     await _work("component", words, place, _OWN, {"VIRTUAL_ENV": str(environment)})
     _tell(progress, "compiling Python for this processor")
     digest = await anyio.to_thread.run_sync(_sha256_of, wasm)
-    return await _compile(cache, key, wasm, digest, _OWN)
+    return await _compile(cache, key, wasm, digest, "python")
 
 
-async def _compile(cache: ArtifactCache, key: str, wasm: Path, digest: str, limits: _Limits) -> Entry:
+async def _compile(cache: ArtifactCache, key: str, wasm: Path, digest: str, origin: str) -> Entry:
     out = wasm.with_suffix(".cwasm")
-    words = {"wasm": str(wasm), "out": str(out), "engine": engine_words(parallel=limits.own), "own": f"{limits.own:d}"}
+    limits = _FOREIGN if origin == "user" else _OWN
+    words = {"wasm": str(wasm), "out": str(out), "engine": engine_words(parallel=limits.own), "origin": origin}
     answer = await _work("compile", words, wasm.parent, limits)
     return await cache.install(key, out, kind=str(answer.get("kind")), digest=digest)
 

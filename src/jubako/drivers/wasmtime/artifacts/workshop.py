@@ -21,6 +21,7 @@ _OWN = "jubako"
 _OWN_TOOLS = "jubako:guest/tools"
 _RUN = "wasi:cli/run@0.2."
 _WASI_2 = tuple(f"wasi:{package}/" for package in ("cli", "clocks", "filesystem", "io", "random", "sockets"))
+_LIBRARIES = ("engine",)
 _CORE, _COMPONENT = b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0"
 _NO_DUMPS, _NO_NEW_PRIVILEGES, _NEW_NETWORK, _NEW_USERS = 4, 38, 0x40000000, 0x10000000
 
@@ -57,10 +58,18 @@ def compile_file(words: dict[str, str]) -> dict[str, object]:
     """Compile a module or component, and say what it is. Raises RefusedError."""
     import wasmtime
 
-    data, own = Path(words["wasm"]).read_bytes(), words["own"] == "1"
+    data, origin = Path(words["wasm"]).read_bytes(), words["origin"]
     try:
+        if origin == "text":
+            data = bytes(wasmtime.wat2wasm(data))
         engine = wasmtime.Engine(_config(words))
-        kind, code = _component(engine, data, own=own) if data[:8] == _COMPONENT else _module(engine, data)
+        if origin == "library":
+            # Pinned by its digest, and without a _start: another module calls it.
+            kind, code = "core-library", bytes(wasmtime.Module(engine, data).serialize())
+        elif data[:8] == _COMPONENT:
+            kind, code = _component(engine, data, own=origin == "python")
+        else:
+            kind, code = _module(engine, data, _LIBRARIES if origin == "text" else ())
     except wasmtime.WasmtimeError as error:
         raise RefusedError(str(error)[:1000]) from None
     Path(words["out"]).write_bytes(code)
@@ -78,7 +87,7 @@ def _config(words: dict[str, str]) -> Any:
     return config
 
 
-def _module(engine: Any, data: bytes) -> tuple[str, bytes]:
+def _module(engine: Any, data: bytes, libraries: tuple[str, ...]) -> tuple[str, bytes]:
     import wasmtime
 
     if data[:8] != _CORE:
@@ -88,6 +97,8 @@ def _module(engine: Any, data: bytes) -> tuple[str, bytes]:
     linker.define_wasi()
     for item in module.imports:
         name = f"{item.module}.{item.name}"
+        if item.module in libraries:
+            continue
         if not isinstance(item.type, wasmtime.FuncType):
             msg = f"it imports {name[:200]}, which is not a function"
             raise RefusedError(msg)
