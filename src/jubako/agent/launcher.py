@@ -62,6 +62,8 @@ class Request:
         """Something of it was sent, so that an answer will come."""
         self.unwanted = False
         """It was killed before it ran."""
+        self.repeated = False
+        """A launcher was lost over it before."""
 
     def chunk(self) -> Tuple[bytes, List[Tuple[int, int, bytes]]]:
         """Return the next datagram, and what goes beside it."""
@@ -164,17 +166,37 @@ class Launcher:
         self._lose("the launcher did not answer")
 
     def _lose(self, text: str, *, last_words: bool = True) -> None:
-        """Give up on this process; the next request starts another one."""
+        """Give up on this process; one that was ready before has a successor, which gets what was not answered."""
         if self._socket is None:
             return
         self._on_words(0)
         last = self._words.decode("utf-8", "replace").strip().rpartition("\n")[2]
         if last and last_words:
             text = text + ": " + last
+        self._disconnect(self._socket)
+        lost = {request.stream.ident: request for request in [*self._asked.values(), *self._queue]}
+        self._asked.clear()
+        self._queue = []
+        if not self._ready and not lost:
+            self._failure = text
+        for request in lost.values():
+            if request.begun:
+                # It may have started the program and not lived to say so.  control: process.kill-tree
+                for proc in self.owner.family.members(request.stream.ident):
+                    tree.send_signal(proc.pid, tree.SIGKILL)
+            if self._ready and not request.repeated and not request.unwanted:
+                request.begun, request.at, request.repeated = False, 0, True
+                self._queue.append(request)
+            else:
+                request.stream.refused(wire.END_REFUSED, errno.EIO, text)
+        if self._queue:
+            self._restart()
+
+    def _disconnect(self, channel: socket) -> None:
         for key in (self, "launcher-send", "launcher-answer"):
             self.agent.timers.pop(key, None)
-        self.agent.forget_fd(self._socket.fileno())
-        self._socket.close()
+        self.agent.forget_fd(channel.fileno())
+        channel.close()
         self._socket = None
         if self._said >= 0:
             self.agent.forget_fd(self._said)
@@ -182,17 +204,15 @@ class Launcher:
             self._said = -1
         if self.pid:
             tree.send_signal(self.pid, tree.SIGKILL)
-        lost = {request.stream.ident: request for request in [*self._asked.values(), *self._queue]}
-        self._asked.clear()
-        self._queue = []
-        if not self._ready and not lost:
-            self._failure = text
-        for ident, request in lost.items():
-            if request.begun:
-                # It may have started the program and not lived to say so.  control: process.kill-tree
-                for proc in self.owner.family.members(ident):
-                    tree.send_signal(proc.pid, tree.SIGKILL)
-            request.stream.refused(wire.END_REFUSED, errno.EIO, text)
+
+    def _restart(self) -> None:
+        """Start another one for what is in the queue."""
+        self.start()
+        if self._failure:
+            text, self._failure = self._failure, ""
+            failed, self._queue = self._queue, []
+            for request in failed:
+                request.stream.refused(wire.END_REFUSED, errno.EIO, text)
 
     def _on_words(self, _events: int) -> None:
         """Keep the end of what it prints: the last line explains why it died."""

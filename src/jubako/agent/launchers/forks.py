@@ -40,6 +40,19 @@ _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFSZ")
 _MEANING = {11: "process limit reached", 12: "not enough memory to start it"}
 
 
+def _addresses() -> "Tuple[int, int, int, int]":
+    """Return address and size of the arguments and of the environment; 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0, 0, 0, 0
+    numbers = [int(field) for field in fields[_ARG_START : _ARG_START + 4]]
+    if len(numbers) < 4 or not all(numbers):
+        return 0, 0, 0, 0
+    return numbers[0], numbers[1] - numbers[0], numbers[2], numbers[3] - numbers[2]
+
+
 class _Image:
     """What others see of this process in /proc: the kernel reads it from the process's own memory.
 
@@ -52,10 +65,15 @@ class _Image:
 
         self._ctypes = ctypes
         self._library = ctypes.CDLL(None)
-        self._marker, self._marker_size = self._find_marker()
-        self._title, self._title_size = self._find_arguments()
+        self._title, self._title_size, start, size = _addresses()
+        self._marker, self._marker_size = self._find_marker(start, size)
 
-    def _find_marker(self) -> "Tuple[int, int]":
+    def _find_marker(self, start: int, size: int) -> "Tuple[int, int]":
+        """Return where the variable lies, and its length; 0 when there is none."""
+        if size:
+            found = (b"\0" + self._ctypes.string_at(start, size)).find(b"\0" + _MARKER)
+            return (start + found, len(self._ctypes.string_at(start + found))) if found >= 0 else (0, 0)
+        # This /proc tells no addresses. The C library's own list leads to the same place if nobody changed it.
         strings = self._ctypes.POINTER(self._ctypes.c_void_p).in_dll(self._library, "environ")
         at = 0
         while strings[at]:
@@ -64,14 +82,6 @@ class _Image:
                 return int(strings[at]), len(text)
             at += 1
         return 0, 0
-
-    def _find_arguments(self) -> "Tuple[int, int]":
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        if len(fields) < _ARG_START + 2:
-            return 0, 0
-        start, end = int(fields[_ARG_START]), int(fields[_ARG_START + 1])
-        return start, max(0, end - start)
 
     def mark(self, marker: bytes) -> None:
         """Show another value of the agent's variable."""

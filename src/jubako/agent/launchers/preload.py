@@ -42,7 +42,8 @@ class _Command:
         self.warnings: "List[str]" = []
         self.options: "List[str]" = []
         self.kind, self.what = "-", ""
-        _check_name(argv[0])
+        self.name = argv[0]
+        _check_name(self.name)
         self._rest = argv[1:]
         self._parse()
         self.arguments = self._rest
@@ -124,7 +125,7 @@ def main(
     """Import the modules that the arguments name, and serve on the descriptor that the last one names."""
     fd = int(arguments[-1])
     os.set_inheritable(fd, False)
-    before = dict(os.environ)
+    before = {name: os.environ.get(name) for name in _SINGLE}
     for name in _SINGLE:
         os.environ[name] = "1"
     # Nothing is imported from where programs may write.
@@ -138,8 +139,11 @@ def main(
         count = _threads()
         if count > 1:
             fail(fd, "preload: module %r started %d threads; a preloaded interpreter must have one" % (name, count))
-    os.environ.clear()
-    os.environ.update(before)
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     world = _World()
     serve(fd, world.run, check)
 
@@ -184,8 +188,18 @@ class _World:
             user = site.getusersitepackages()
             if os.path.isdir(user) and user not in path:
                 path.append(user)
+        self._set_variables(command, argv)
         extra = command.setting("PYTHONPATH")
         sys.path[:] = [item for item in extra.split(":") if item] + path
+        if command.unbuffered or command.setting("PYTHONUNBUFFERED"):
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(write_through=True)
+
+    def _set_variables(self, command: _Command, argv: "List[str]") -> None:
+        """Set what the interpreter keeps in ``sys``, besides paths."""
+        if not any(name in os.environ for name in ("LC_ALL", "LC_CTYPE", "LANG")):
+            os.environ["LC_CTYPE"] = "C.UTF-8"  # as the interpreter does for those that it starts
         if hasattr(sys, "orig_argv"):
             sys.orig_argv[:] = argv
         sys.dont_write_bytecode = command.no_bytecode or bool(command.setting("PYTHONDONTWRITEBYTECODE"))
@@ -198,10 +212,6 @@ class _World:
 
             sys.warnoptions[:] = wanted
             warnings._processoptions(wanted)  # type: ignore[attr-defined]  # what the interpreter calls
-        if command.unbuffered or command.setting("PYTHONUNBUFFERED"):
-            for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, io.TextIOWrapper):
-                    stream.reconfigure(write_through=True)
 
     def _execute(self, command: _Command) -> None:
         main_module = type(sys)("__main__")
@@ -226,13 +236,13 @@ class _World:
             self._script(command, main_module)
 
     def _script(self, command: _Command, main_module: "ModuleType") -> None:
-        path = command.what
+        path = os.path.join(os.getcwd(), command.what) if sys.version_info >= (3, 9) else command.what
         if os.path.isdir(path) or path.endswith((".zip", ".pyz")):
             # Even isolated, the interpreter takes such a script's own path.
             sys.path.insert(0, path)
             runpy._run_module_as_main("__main__", False)  # type: ignore[attr-defined]  # what the interpreter calls
             return
-        code = _code_of(path)
+        code = _code_of(path, command.name)
         self._search_first(os.path.dirname(os.path.realpath(path)), command)
         main_module.__dict__.update(__file__=path, __cached__=None)
         main_module.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
@@ -255,7 +265,7 @@ class _World:
         _flush_output()
 
 
-def _code_of(path: str) -> "CodeType":
+def _code_of(path: str, interpreter: str) -> "CodeType":
     """Return the code of a script, or end with 2 as the interpreter does when it can't be read."""
     try:
         if path.endswith(".pyc"):
@@ -267,23 +277,25 @@ def _code_of(path: str) -> "CodeType":
     except OSError as error:
         full = os.path.join(os.getcwd(), path)
         number = error.errno or 0
-        sys.stderr.write(
-            "%s: can't open file %r: [Errno %d] %s\n" % (sys.executable, full, number, os.strerror(number))
-        )
+        sys.stderr.write("%s: can't open file %r: [Errno %d] %s\n" % (interpreter, full, number, os.strerror(number)))
         raise SystemExit(2) from None
     return compile(source, path, "exec")
 
 
 def _guarded(function: "Callable[[], object]") -> int:
     """Call a function as the interpreter calls a program; return the exit code, or -2 after Ctrl-C."""
+    raised: "Optional[BaseException]" = None
     try:
         function()
     except SystemExit as error:
         return _exit_code(error.code)
     except BaseException as error:
-        _report(error)
-        return -_SIGINT if isinstance(error, KeyboardInterrupt) else 1
-    return 0
+        raised = error
+    if raised is None:
+        return 0
+    # Out here, where it is not the context of what a hook of the program raises.
+    _report(raised)
+    return -_SIGINT if isinstance(raised, KeyboardInterrupt) else 1
 
 
 def _exit_code(value: object) -> int:
@@ -297,18 +309,23 @@ def _exit_code(value: object) -> int:
 
 def _report(error: BaseException) -> None:
     """Show the traceback as the interpreter would, without the frames of this file."""
-    trace: "Optional[TracebackType]" = error.__traceback__
-    own = _report.__code__.co_filename
-    while trace is not None and trace.tb_frame.f_code.co_filename == own:
-        trace = trace.tb_next
-    error.__traceback__ = trace
+    trace = _trim(error)
     try:
         sys.excepthook(type(error), error, trace)
     except BaseException as second:
         sys.stderr.write("Error in sys.excepthook:\n")
-        sys.__excepthook__(type(second), second, second.__traceback__)
+        sys.__excepthook__(type(second), second, _trim(second))
         sys.stderr.write("\nOriginal exception was:\n")
         sys.__excepthook__(type(error), error, trace)
+
+
+def _trim(error: BaseException) -> "Optional[TracebackType]":
+    trace: "Optional[TracebackType]" = error.__traceback__
+    own = _trim.__code__.co_filename
+    while trace is not None and trace.tb_frame.f_code.co_filename == own:
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    return trace
 
 
 def _flush_output() -> bool:
