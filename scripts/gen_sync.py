@@ -118,7 +118,19 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef, *, method: bool = Tr
 def wrapped(returns: str, call: str) -> str:
     """Return the expression that hands a result over, wrapped where it is of a class that has a blocking twin."""
     name = blocking(returns)
+    if returns == "list[AsyncSandbox]":
+        return f"[Sandbox._around(self._bridge, inner) for inner in {call}]"
     return f"{name}(self._bridge, {call})" if returns in CLASSES else call
+
+
+def alternative(node: ast.FunctionDef, owner: str) -> str:
+    """Return a class method that makes one, as source."""
+    parameters, passed = signature(node)
+    return (
+        f"    @classmethod\n    def {node.name}({parameters}) -> Self:\n{docstring(node, '        ')}"
+        f'        bridge = shared_bridge("{blocking(owner)}")\n'
+        f"        return cls._around(bridge, {owner}.{node.name}({passed}, runtime=bridge.runtime))\n"
+    )
 
 
 def method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -127,7 +139,7 @@ def method(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     parameters, passed = signature(node)
     assert node.returns is not None
     returns = ast.unparse(node.returns)
-    # Properties are the only decorated methods of these classes.
+    # Properties are the only decorated methods that come here.
     decorators = "".join(f"    @{ast.unparse(item)}\n" for item in node.decorator_list)
     head = f"{decorators}    def {name}({parameters}) -> {blocking(returns)}:\n{docstring(node, '        ')}"
     twin = f"self._inner.{node.name}"
@@ -161,7 +173,11 @@ def constructor(node: ast.FunctionDef, owner: str) -> str:
     return (
         f"    def __init__({parameters}) -> None:\n"
         f'        self._bridge = shared_bridge("{blocking(owner)}")\n'
-        f"        self._inner = {owner}({passed}, runtime=self._bridge.runtime)\n"
+        f"        self._inner = {owner}({passed}, runtime=self._bridge.runtime)\n\n"
+        f"    @classmethod\n    def _around(cls, bridge: Bridge, inner: {owner}) -> Self:\n"
+        "        made = cls.__new__(cls)\n"
+        "        made._bridge, made._inner = bridge, inner  # noqa: SLF001  # of this class\n"
+        "        return made\n"
     )
 
 
@@ -176,6 +192,10 @@ def class_source(name: str, module: str) -> str:
         if item.name == "__init__":
             assert isinstance(item, ast.FunctionDef)
             parts.append(constructor(item, name))
+        elif item.decorator_list and ast.unparse(item.decorator_list[0]) == "classmethod":
+            if not item.name.startswith("_"):
+                assert isinstance(item, ast.FunctionDef)
+                parts.append(alternative(item, name))
         elif not item.name.startswith("_") or item.name in RENAMED:
             parts.append(method(item))
     return "\n".join(parts)
@@ -199,7 +219,7 @@ def generate() -> str:
     parts = [
         HEADER.format(
             runtime=", ".join(sorted(["AsyncSandbox", *FUNCTIONS], key=str)),
-            types=", ".join(sorted([*inner, "DoctorReport", "RunResult", "SandboxState"])),
+            types=", ".join(sorted([*inner, "DoctorReport", "RunResult", "SandboxState", "Snapshot"])),
             exports=[*names, *functions],
         ),
         *(class_source(name, module) for name, module in CLASSES.items()),

@@ -3,7 +3,7 @@
 JubakoError
 ├── ConfigurationError: InvalidPolicyError, InvalidRequestError, UnknownDriverError, MissingExtraError
 ├── BoundaryError: DriverUnavailableError, PolicyNotEnforceableError, LaunchError, InstanceLostError, ProtocolError,
-│   SnapshotError: SnapshotIncompatibleError
+│   SnapshotError: SnapshotIncompatibleError, SnapshotNotFoundError
 ├── LifecycleError: SandboxNotFoundError, SandboxStateError, SandboxExpiredError, NameTakenError
 ├── ExecutionError: ExecTimeoutError, OutputLimitError, CommandFailedError
 ├── GuestError: GuestFileError (+ twins of FileNotFoundError, ...), FileTooLargeError, GuestConnectionError
@@ -57,6 +57,7 @@ __all__ = [
     "SandboxStateError",
     "SnapshotError",
     "SnapshotIncompatibleError",
+    "SnapshotNotFoundError",
     "StoreError",
     "ToolError",
     "UnknownDriverError",
@@ -175,6 +176,12 @@ class SnapshotIncompatibleError(SnapshotError):
     """A snapshot does not fit this machine, driver version or policy; ``details`` names what differs."""
 
     code = "snapshot-incompatible"
+
+
+class SnapshotNotFoundError(SnapshotError):
+    """No snapshot has that name or digest."""
+
+    code = "snapshot-not-found"
 
 
 class LifecycleError(JubakoError):

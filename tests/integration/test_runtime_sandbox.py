@@ -65,7 +65,7 @@ async def test_languages(box: AsyncSandbox) -> None:
     assert (await box.run("for i in 1 2; do echo $((i * 21)); done", language="bash")).stdout == "21\n42\n"
     with pytest.raises(InvalidRequestError) as caught:
         await box.run("", language="cobol")
-    assert caught.value.hint == "known: python, bash, node"
+    assert caught.value.hint == "known: python, bash, node, js, javascript"
 
 
 async def test_node_runs_or_says_what_is_there(box: AsyncSandbox) -> None:

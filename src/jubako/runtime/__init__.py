@@ -7,6 +7,7 @@ from jubako.runtime.planner import DoctorReport, DriverHealth
 from jubako.runtime.process import AsyncProcess
 from jubako.runtime.result import RunResult
 from jubako.runtime.sandbox import AsyncSandbox
+from jubako.runtime.snapshots import Snapshot
 from jubako.runtime.streams import AsyncConnection, AsyncReader, AsyncWriter
 from jubako.runtime.supervisor import LEDGER, Runtime
 from jubako.runtime.tools import Tool
@@ -25,6 +26,7 @@ __all__ = [
     "RunResult",
     "Runtime",
     "SandboxState",
+    "Snapshot",
     "Tool",
     "async_doctor",
     "async_explain",

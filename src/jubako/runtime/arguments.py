@@ -61,14 +61,24 @@ def build_spec(
     template: str = "host",
     name: str | None = None,
     labels: Mapping[str, str] | None = None,
+    preload: Sequence[str] = (),
 ) -> SandboxSpec:
     """Return the checked spec. Raises InvalidPolicyError for the policy, InvalidRequestError for the rest."""
     from pydantic import ValidationError
 
     checked = as_policy(policy)
+    if isinstance(preload, str):
+        msg = "preload is a list of module names"
+        raise InvalidRequestError(msg, hint=f"preload=[{preload!r}]", details={"field": "preload"})
     try:
         return SandboxSpec(
-            boundary=boundary, driver=driver, policy=checked, template=template, name=name, labels=dict(labels or {})
+            boundary=boundary,
+            driver=driver,
+            policy=checked,
+            template=template,
+            name=name,
+            labels=dict(labels or {}),
+            preload=tuple(preload),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -11,7 +11,9 @@ from jubako.errors import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["INLINE_LIMIT", "LANGUAGES", "Language", "language_of_file", "language_of_name"]
+    from jubako.boundary.contract import Fact
+
+__all__ = ["INLINE_LIMIT", "LANGUAGES", "Language", "language_of_file", "language_of_name", "languages_of_facts"]
 
 INLINE_LIMIT: Final = 100_000
 """Bytes of code that go into one argument; the kernel's limit is 128 KiB an argument."""
@@ -26,15 +28,23 @@ _NODE_FROM_FILE: Final = (
 )
 
 
+_JAVASCRIPT: Final = ("node", "js")
+_NO_FACTS: Final[Mapping[str, Fact]] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language: its program, and how that is given code inline or from a file."""
+    """One language: its program, and how that is given code inline or from a file.
+
+    ``preloadable`` languages start as forks of the preloaded interpreter where there is one.
+    """
 
     name: str
     program: str
     suffixes: tuple[str, ...]
     inline: tuple[str, ...]
     from_file: tuple[str, ...]
+    preloadable: bool = False
 
     def command(self, code: str) -> tuple[str, ...]:
         """Return the program for code that fits into an argument."""
@@ -47,25 +57,42 @@ class Language:
 
 LANGUAGES: Final[Mapping[str, Language]] = MappingProxyType(
     {
-        "python": Language("python", "python3", (".py",), ("-c",), ("-c", _PYTHON_FROM_FILE)),
+        "python": Language("python", "python3", (".py",), ("-c",), ("-c", _PYTHON_FROM_FILE), preloadable=True),
         "bash": Language("bash", "bash", (".sh", ".bash"), ("-c",), ()),
         "node": Language("node", "node", (".js", ".mjs", ".cjs"), ("-e",), ("-e", _NODE_FROM_FILE)),
+        "js": Language("js", "js", (".js", ".mjs"), ("-e",), ()),
     }
 )
 """The languages that ``run`` knows; which of them are present depends on the template."""
 
 
-def language_of_name(name: str) -> Language:
-    """Return the language of that name. Raises InvalidRequestError."""
+def language_of_name(name: str, facts: Mapping[str, Fact] = _NO_FACTS) -> Language:
+    """Return the language of that name; ``javascript`` is the one that the driver's ``facts`` name.
+
+    Raises InvalidRequestError.
+    """
+    if name == "javascript":
+        return _javascript(facts)
     if name not in LANGUAGES:
         msg = f"no language is named {name!r}"
-        raise InvalidRequestError(msg, hint=f"known: {', '.join(LANGUAGES)}", details={"language": name})
+        known = ", ".join((*LANGUAGES, "javascript"))
+        raise InvalidRequestError(msg, hint=f"known: {known}", details={"language": name})
     return LANGUAGES[name]
 
 
-def language_of_file(name: str) -> Language | None:
+def language_of_file(name: str, facts: Mapping[str, Fact] = _NO_FACTS) -> Language | None:
     """Return the language that a file's name ending stands for, or None."""
     for language in LANGUAGES.values():
         if name.endswith(language.suffixes):
-            return language
+            return _javascript(facts) if language.name in _JAVASCRIPT else language
     return None
+
+
+def languages_of_facts(facts: Mapping[str, Fact]) -> list[str]:
+    """Return the languages that a driver says it has."""
+    return [name for name in LANGUAGES if facts.get(f"language.{name}")]
+
+
+def _javascript(facts: Mapping[str, Fact]) -> Language:
+    present = [name for name in languages_of_facts(facts) if name in _JAVASCRIPT]
+    return LANGUAGES[present[0] if present else _JAVASCRIPT[0]]

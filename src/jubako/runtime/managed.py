@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
-from jubako.boundary.contract import DriverContext, Feature, Pausable, PortForwarding
+from jubako.boundary.contract import DriverContext, Feature, Forkable, Pausable, PortForwarding, Snapshottable
 from jubako.errors import InstanceLostError, InvalidRequestError, JubakoError, LaunchError, SandboxExpiredError
 from jubako.events import ExecExited, ExecStarted, LimitReached, PolicyRelaxed, SandboxCreated, SandboxStateChanged
 from jubako.policy import AcceptWeaker
@@ -19,21 +20,38 @@ from jubako.runtime.toolbox import Toolbox
 from jubako.store import SandboxRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from anyio.abc import ByteStream, TaskGroup
 
-    from jubako.boundary.contract import ExecRequest, Instance, InstanceExit, Process, Usage
+    from jubako.boundary.contract import ExecRequest, Instance, InstanceExit, Process, SnapshotRef, Usage
     from jubako.events import EventData
     from jubako.runtime.planner import Planned
     from jubako.runtime.tools import Tool
     from jubako.store import StateStore
 
-__all__ = ["ManagedSandbox", "recordable"]
+    Maker = Callable[[DriverContext], Awaitable[Instance]]
+
+__all__ = ["Descent", "ManagedSandbox", "recordable"]
 
 _RUNNING: Final = SandboxState.RUNNING
 _LOOK: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """Where a sandbox comes from that goes on from another one.
+
+    Attributes:
+        event: Says so.
+        snapshot: The snapshot whose files it needs as long as it lives.
+        spent: Calls of host functions that count as made.
+    """
+
+    event: EventData
+    snapshot: str | None = None
+    spent: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class ManagedSandbox:
@@ -51,6 +69,7 @@ class ManagedSandbox:
         emit: Callable[[EventData], None],
         on_gone: Callable[[ManagedSandbox], None],
         tools: Iterable[Tool] = (),
+        descent: Descent | None = None,
     ) -> None:
         self.id = sandbox_id
         self.planned = planned
@@ -58,12 +77,13 @@ class ManagedSandbox:
         self.expires = self.created + timedelta(seconds=ttl)
         self.emit = emit
         self.lifecycle = Lifecycle(self._changed)
-        self.toolbox = self._equip(tools)
+        self.descent = descent
         self._ttl = ttl
         self._on_gone = on_gone
         self._directory = directory
         self._store = store
         self._tasks = tasks
+        self.toolbox = self._equip(tools)
         self._instance: Instance | None = None
         self._steps = anyio.Lock(fast_acquire=True)
         self._ending = anyio.Lock(fast_acquire=True)
@@ -71,15 +91,29 @@ class ManagedSandbox:
 
     # The way up.
 
-    async def launch(self, owner: str) -> None:
-        """Build and start it, or leave nothing. Raises LaunchError, NameTakenError or what the driver says."""
-        plan = self.planned.plan
+    async def launch(self, owner: str, make: Maker | None = None) -> None:
+        """Build and start it, or leave nothing. Raises LaunchError, NameTakenError or what the driver says.
+
+        ``make`` builds it in another way than the driver's ``create``.
+        """
+        async with self.arriving(owner) as context:
+            if make is None:
+                self._instance = await self.planned.driver.create(self.planned.plan, context)
+            else:
+                self._instance = await make(context)
+            await self._instance.start()
+
+    def adopt(self, instance: Instance) -> None:
+        """Take a started instance over. Pre: within ``arriving``."""
+        self._instance = instance
+
+    @asynccontextmanager
+    async def arriving(self, owner: str) -> AsyncGenerator[DriverContext, None]:
+        """Yield what the driver needs to make it; on leaving it is running, or on an error nothing is left."""
         try:
             await self._store.insert(self._record(owner))
             self._directory.mkdir(mode=0o700)
-            context = DriverContext(self.id, owner, self._directory, self._tasks, self.emit, tools=self.toolbox)
-            self._instance = await self.planned.driver.create(plan, context)
-            await self._instance.start()
+            yield DriverContext(self.id, owner, self._directory, self._tasks, self.emit, tools=self.toolbox)
             self._announce()
             self.lifecycle.move(_RUNNING)
             await self._store.set_state(self.id, _RUNNING)
@@ -87,7 +121,7 @@ class ManagedSandbox:
             await self._undo(error)
             if isinstance(error, Exception) and not isinstance(error, JubakoError):
                 msg = f"the sandbox could not be made: {error}"
-                raise LaunchError(msg, details={"driver": plan.driver}) from error
+                raise LaunchError(msg, details={"driver": self.planned.plan.driver}) from error
             raise
         self._tasks.start_soon(self._watch)
 
@@ -95,7 +129,10 @@ class ManagedSandbox:
         grants = self.planned.plan.spec.policy.tools
         if not grants:
             return None
-        return Toolbox(tools, grants, self.emit, lambda error: self._tasks.start_soon(self._fail, error))
+        box = Toolbox(tools, grants, self.emit, lambda error: self._tasks.start_soon(self._fail, error))
+        if self.descent is not None:
+            box.spend(self.descent.spent)
+        return box
 
     def _record(self, owner: str) -> SandboxRecord:
         spec = self.planned.plan.spec
@@ -111,6 +148,7 @@ class ManagedSandbox:
             name=spec.name,
             expires=self.expires,
             labels=dict(spec.labels),
+            snapshot=self.descent.snapshot if self.descent is not None else None,
         )
 
     def _announce(self) -> None:
@@ -121,6 +159,8 @@ class ManagedSandbox:
         self.emit(
             SandboxCreated(driver=plan.driver, boundary=plan.boundary, card=self.planned.digest, name=plan.spec.name)
         )
+        if self.descent is not None:
+            self.emit(self.descent.event)
 
     async def _undo(self, error: BaseException) -> None:
         try:
@@ -227,6 +267,22 @@ class ManagedSandbox:
         self.lifecycle.require(call, *(origin for origin, targets in TRANSITIONS.items() if state in targets))
         self.lifecycle.move(state)
         await self._store.set_state(self.id, state)
+
+    async def write_down(self, directory: Path) -> SnapshotRef:
+        """Write it into an empty directory; it goes on running. Raises SnapshotError and its kin."""
+        async with self._steps:
+            with self.using("snapshot") as instance:
+                if Feature.SNAPSHOT not in self.planned.plan.features or not isinstance(instance, Snapshottable):
+                    raise self._lacking(Feature.SNAPSHOT)
+                return await instance.snapshot(directory, memory=True)
+
+    async def multiply(self, contexts: Sequence[DriverContext]) -> Sequence[Instance]:
+        """Return a started instance a context that goes on from here, all or none."""
+        async with self._steps:
+            with self.using("fork") as instance:
+                if Feature.FORK not in self.planned.plan.features or not isinstance(instance, Forkable):
+                    raise self._lacking(Feature.FORK)
+                return await instance.fork(contexts)
 
     def _pausable(self, instance: Instance) -> Pausable:
         if Feature.PAUSE not in self.planned.plan.features or not isinstance(instance, Pausable):

@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from jubako.boundary.card import build_card, require_enforceable
+from jubako.boundary.contract import Feature
 from jubako.boundary.registry import DriverRegistry
-from jubako.errors import ConfigurationError, DriverUnavailableError, PolicyNotEnforceableError
+from jubako.errors import (
+    ConfigurationError,
+    DriverUnavailableError,
+    InvalidRequestError,
+    PolicyNotEnforceableError,
+)
 from jubako.policy import SandboxSpec
 
 if TYPE_CHECKING:
@@ -108,10 +114,17 @@ class Planner:
         return planned
 
     async def decide(self, spec: SandboxSpec) -> Planned:
-        """Return the plan, or raise PolicyNotEnforceableError when a required control would not hold."""
+        """Return the plan, or raise PolicyNotEnforceableError when a required control would not hold.
+
+        Raises InvalidRequestError when modules are to be preloaded and the driver can't.
+        """
         planned = await self.plan(spec)
         if planned.card.refusals:  # the remembered card says the same, without asking every control again
             require_enforceable(planned.plan, probes=planned.card.probes)
+        if spec.preload and Feature.PRELOAD not in planned.plan.features:
+            msg = f"driver {planned.plan.driver} can't preload modules on this machine"
+            hint = "leave preload out, or choose another boundary: jubako doctor lists their features"
+            raise InvalidRequestError(msg, hint=hint, details={"feature": "preload"})
         return planned
 
     async def doctor(self) -> DoctorReport:

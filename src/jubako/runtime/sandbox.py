@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Self
 import anyio
 
 from jubako._lib.ids import short_id
+from jubako.boundary.contract import Feature
 from jubako.errors import InvalidRequestError, JubakoError, SandboxStateError
-from jubako.runtime.arguments import build_request, build_spec, ttl_seconds
+from jubako.runtime.arguments import as_policy, build_request, build_spec, ttl_seconds
 from jubako.runtime.files import AsyncFiles
-from jubako.runtime.languages import INLINE_LIMIT, LANGUAGES, language_of_name
+from jubako.runtime.languages import INLINE_LIMIT, LANGUAGES, language_of_name, languages_of_facts
 from jubako.runtime.lifecycle import SandboxState
 from jubako.runtime.process import AsyncProcess
 from jubako.runtime.streams import AsyncConnection
@@ -21,18 +22,22 @@ from jubako.runtime.supervisor import Runtime
 from jubako.runtime.tools import supplied_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import PurePosixPath
     from types import TracebackType
 
     from jubako.boundary.card import Card
     from jubako.boundary.contract import Usage
+    from jubako.policy import Policy
     from jubako.runtime.arguments import PolicyLike, Seconds, Terminal
     from jubako.runtime.languages import Language
     from jubako.runtime.managed import ManagedSandbox
     from jubako.runtime.result import RunResult
+    from jubako.runtime.snapshots import Snapshot
     from jubako.runtime.tools import ToolLike
+
+    Maker = Callable[[Runtime], Awaitable[ManagedSandbox]]
 
 __all__ = ["AsyncSandbox"]
 
@@ -49,6 +54,7 @@ class AsyncSandbox:
         ttl: Seconds until it is destroyed, at most the policy's ``time.sandbox``.
         labels: Free labels for lists and events.
         tools: Host functions that programs inside may call: exactly those that the policy grants by name.
+        preload: Python modules to import once; ``run`` starts Python as a fork of what has them.
         runtime: The runtime that makes it. Without one it has its own, which is right for a few sandboxes.
 
     Raises:
@@ -67,16 +73,59 @@ class AsyncSandbox:
         ttl: Seconds = None,
         labels: Mapping[str, str] | None = None,
         tools: Sequence[ToolLike] = (),
+        preload: Sequence[str] = (),
         runtime: Runtime | None = None,
     ) -> None:
-        self._spec = build_spec(
-            boundary=boundary, driver=driver, policy=policy, template=template, name=name, labels=labels
+        spec = build_spec(
+            boundary=boundary,
+            driver=driver,
+            policy=policy,
+            template=template,
+            name=name,
+            labels=labels,
+            preload=preload,
         )
-        self._ttl = ttl_seconds(ttl, self._spec.policy)
-        self._tools = supplied_tools(tools, self._spec.policy)
+        seconds = ttl_seconds(ttl, spec.policy)
+        supplied = supplied_tools(tools, spec.policy)
+        self._make: Maker = lambda runtime: runtime.create(spec, ttl=seconds, tools=supplied)
         self._runtime = runtime
         self._stack = AsyncExitStack()
         self._managed: ManagedSandbox | None = None
+        self._forked = False
+
+    @classmethod
+    def restore(
+        cls,
+        snapshot: Snapshot | str,
+        *,
+        policy: PolicyLike = None,
+        name: str | None = None,
+        ttl: Seconds = None,
+        labels: Mapping[str, str] | None = None,
+        tools: Sequence[ToolLike] = (),
+        runtime: Runtime | None = None,
+    ) -> Self:
+        """Return a sandbox that goes on from a snapshot once it is entered, with an identity of its own.
+
+        Its random numbers, host name and machine id differ from those of all others. It stands behind
+        the same boundary as the snapshot's sandbox and has at most its rights. Entering it raises
+        SnapshotNotFoundError or SnapshotIncompatibleError where it can't be restored here.
+
+        Args:
+            snapshot: A snapshot, its name, or the beginning of its digest.
+            policy: What narrows the rights further; those of the snapshot's sandbox when left out.
+            name: A name that no other live sandbox of this user has.
+            ttl: Seconds until it is destroyed, at most the policy's ``time.sandbox``.
+            labels: Free labels for lists and events.
+            tools: Host functions that programs inside may call: exactly those that the policy grants by name.
+            runtime: The runtime that makes it. Without one it has its own.
+        """
+        narrower = as_policy(policy) if policy is not None else None
+        box = cls(runtime=runtime)
+        box._make = lambda runtime: runtime.restore(  # of this class
+            snapshot, policy=narrower, name=name, labels=labels, ttl=ttl, tools=tools
+        )
+        return box
 
     async def start(self) -> None:
         """Make the sandbox and start it; whoever calls this calls ``destroy``. Entering does both.
@@ -92,13 +141,15 @@ class AsyncSandbox:
             raise SandboxStateError(
                 msg, hint="use `async with`, or pass runtime=", details={"state": str(self.state), "call": "start"}
             )
-        self._managed = await self._runtime.create(self._spec, ttl=self._ttl, tools=self._tools)
+        self._managed = await self._make(self._runtime)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             if self._runtime is None:
                 self._runtime = await stack.enter_async_context(Runtime())
-            await self.start()
+            if not self._forked:
+                await self.start()
+            self._forked = False
             self._stack = stack.pop_all()
         return self
 
@@ -152,7 +203,8 @@ class AsyncSandbox:
 
         Args:
             code: The source code.
-            language: ``python``, ``bash`` or ``node``; the interpreter must exist inside.
+            language: ``python``, ``bash``, ``node``, ``js``, or ``javascript`` for either of these two; the
+                interpreter must exist inside.
             timeout: Seconds, at most the policy's ``time.exec``.
             env: Variables besides the sandbox's own.
             cwd: Where it starts; the workspace when left out.
@@ -160,12 +212,13 @@ class AsyncSandbox:
             check: Whether anything but success is an error.
         """
         managed = self._live("run")
-        spoken = language_of_name(language)
-        policy = self._spec.policy
+        spoken = language_of_name(language, managed.planned.report.facts)
         inline = len(code) <= INLINE_LIMIT and len(code.encode("utf-8", "surrogateescape")) <= INLINE_LIMIT
-        path = f"/tmp/run-{short_id(8)}{spoken.suffixes[0]}"  # noqa: S108  # a path inside
+        path = f"{self._scratch()}/.run-{short_id(8)}{spoken.suffixes[0]}"
         argv = spoken.command(code) if inline else spoken.file_command(path)
-        request = build_request(argv, policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin is not None)
+        request = build_request(argv, self._policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin is not None)
+        if spoken.preloadable and managed.planned.plan.spec.preload:
+            request = replace(request, preloaded=True)
         with managed.losing("run"):
             if not inline:
                 await self.files.write(path, code)
@@ -190,6 +243,7 @@ class AsyncSandbox:
         stdin: bool = False,
         tty: Terminal = False,
         max_output: int | None = None,
+        preloaded: bool = False,
     ) -> AsyncProcess:
         """Start a program and return it while it runs.
 
@@ -201,11 +255,17 @@ class AsyncSandbox:
             stdin: Whether its input stays open for writing.
             tty: Whether it gets a terminal, or the terminal's size.
             max_output: Bytes of both outputs together, at most the policy's ``output.max_bytes``.
+            preloaded: Whether to start it, a ``python3`` command, as a fork of what has imported ``preload``.
         """
         managed = self._live("exec")
         request = build_request(
-            argv, self._spec.policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin, tty=tty, max_output=max_output
+            argv, self._policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin, tty=tty, max_output=max_output
         )
+        if preloaded:
+            if not managed.planned.plan.spec.preload:
+                msg = "the sandbox has preloaded nothing"
+                raise InvalidRequestError(msg, hint="make it with preload=[...]")
+            request = replace(request, preloaded=True)
         return AsyncProcess(await managed.exec(request), managed)
 
     async def usage(self) -> Usage:
@@ -233,24 +293,75 @@ class AsyncSandbox:
         if self._managed is not None:
             await self._managed.destroy()
 
+    async def snapshot(self, name: str | None = None) -> Snapshot:
+        """Write the sandbox down, so that others can go on from here; this one goes on too.
+
+        Raises SandboxStateError while programs run inside, InvalidRequestError where the boundary can't,
+        NameTakenError, and SnapshotError when it can't be written; then nothing is left.
+        """
+        return await self._owner().snapshot(self._live("snapshot"), name)
+
+    async def fork(self, count: int = 1, *, ttl: Seconds = None) -> list[AsyncSandbox]:
+        """Return ``count`` running sandboxes that go on from here, all or none; this one goes on too.
+
+        Each has an identity of its own and this one's rights, with what is left of its budgets. Destroy
+        them, or use them as context managers; they end with this one's runtime at the latest.
+
+        Args:
+            count: How many, at most 1000.
+            ttl: Seconds until each is destroyed, at most the policy's ``time.sandbox``.
+        """
+        runtime = self._owner()
+        children = await runtime.fork(self._live("fork"), count, ttl=ttl)
+        return [self._around(child, runtime) for child in children]
+
+    @classmethod
+    def _around(cls, managed: ManagedSandbox, runtime: Runtime) -> AsyncSandbox:
+        box = AsyncSandbox(runtime=runtime)
+        box._managed, box._forked = managed, True
+        return box
+
+    def _owner(self) -> Runtime:
+        if self._runtime is None:
+            raise _not_started("snapshot")
+        return self._runtime
+
+    @property
+    def _policy(self) -> Policy:
+        return self._live("policy").planned.plan.spec.policy
+
+    def _scratch(self) -> str:
+        """Where code goes that is too long for an argument."""
+        shell = Feature.PROCESSES in self._live("run").planned.plan.features
+        return "/tmp" if shell else self._policy.files.workspace  # noqa: S108  # a path inside
+
     def _live(self, call: str) -> ManagedSandbox:
         if self._managed is None:
-            msg = f"{call}: the sandbox is not started"
-            raise SandboxStateError(
-                msg, hint="enter it with a `with` statement first", details={"state": "pending", "call": call}
-            )
+            raise _not_started(call)
         return self._managed
 
     async def _absent(self, language: Language, result: RunResult) -> InvalidRequestError:
-        programs = {item.program: item.name for item in LANGUAGES.values()}
-        script = f"for p in {' '.join(programs)}; do command -v $p >/dev/null 2>&1 && echo $p; done"
-        request = build_request(("sh", "-c", script), self._spec.policy, max_output=1024)
         managed = self._live("run")
-        found = await _finish(AsyncProcess(await managed.exec(request), managed), None)
-        present = [programs[line] for line in found.stdout.split() if line in programs]
+        present = await self._present(managed)
         msg = f"there is no {language.program} inside, so {language.name} can't run: {result.message}"
         hint = f"languages present: {', '.join(present)}" if present else "the template has no known language"
         return InvalidRequestError(msg, hint=hint, details={"language": language.name, "present": present})
+
+    async def _present(self, managed: ManagedSandbox) -> list[str]:
+        if Feature.PROCESSES not in managed.planned.plan.features:
+            return languages_of_facts(managed.planned.report.facts)
+        programs = {item.program: item.name for item in LANGUAGES.values()}
+        script = f"for p in {' '.join(programs)}; do command -v $p >/dev/null 2>&1 && echo $p; done"
+        request = build_request(("sh", "-c", script), self._policy, max_output=1024)
+        found = await _finish(AsyncProcess(await managed.exec(request), managed), None)
+        return [programs[line] for line in found.stdout.split() if line in programs]
+
+
+def _not_started(call: str) -> SandboxStateError:
+    msg = f"{call}: the sandbox is not started"
+    return SandboxStateError(
+        msg, hint="enter it with a `with` statement first", details={"state": "pending", "call": call}
+    )
 
 
 async def _finish(process: AsyncProcess, stdin: bytes | str | None) -> RunResult:

@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, Self, cast
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 
 import anyio
 
 from jubako._lib.ids import short_id
 from jubako._lib.paths import private_dir, state_dir
-from jubako.errors import NameTakenError, PolicyNotEnforceableError, SandboxStateError, StoreError
-from jubako.events import Recorder, SandboxRefused
-from jubako.runtime.managed import ManagedSandbox
-from jubako.runtime.owner import OwnerLock
+from jubako.errors import JubakoError, NameTakenError, PolicyNotEnforceableError, SandboxStateError, StoreError
+from jubako.events import Recorder, SandboxForked, SandboxRefused, SandboxRestored, SnapshotCreated, SnapshotRemoved
+from jubako.runtime.arguments import ttl_seconds
+from jubako.runtime.lifecycle import SandboxState
+from jubako.runtime.managed import Descent, ManagedSandbox
+from jubako.runtime.offspring import check_count, restored_spec, restorer_of
+from jubako.runtime.owner import OwnerLock, owners
 from jubako.runtime.planner import Planner
 from jubako.runtime.reaper import reap_dead_owners
+from jubako.runtime.snapshots import Draft, SnapshotCatalogue
 from jubako.runtime.tools import supplied_tools
 from jubako.sinks import Ledger
 from jubako.store import ProbeFindings, StateStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
     from anyio.abc import TaskGroup, TaskStatus
 
+    from jubako.boundary.contract import DriverContext, Instance
     from jubako.boundary.registry import DriverRegistry
     from jubako.events import EventData, Redactor, Sink
-    from jubako.policy import SandboxSpec
+    from jubako.policy import Policy, SandboxSpec
+    from jubako.runtime.arguments import Seconds
+    from jubako.runtime.managed import Maker
     from jubako.runtime.planner import Planned
+    from jubako.runtime.snapshots import Snapshot
     from jubako.runtime.tools import Tool, ToolLike
 
 __all__ = ["LEDGER", "Runtime"]
 
 LEDGER: Final = "ledger.jsonl"
 """Name of the ledger in the state directory."""
+
+T = TypeVar("T")
 
 _DATABASE: Final = "state.db"
 _ATTEMPTS: Final = 8
@@ -73,6 +84,7 @@ class Runtime:
         self._open = False
         self._lock: OwnerLock | None = None
         self._store: StateStore | None = None
+        self._catalogue: SnapshotCatalogue | None = None
         self._ledger: Ledger | None = None
         self._recorder: Recorder | None = None
         self._outer: TaskGroup | None = None
@@ -130,6 +142,12 @@ class Runtime:
         if failures and error is None:
             raise failures[0]
 
+    @property
+    def snapshots(self) -> SnapshotCatalogue:
+        """The snapshots of this user."""
+        self._ready()
+        return cast("SnapshotCatalogue", self._catalogue)
+
     async def create(
         self, spec: SandboxSpec, *, ttl: float | None = None, tools: Sequence[ToolLike] = ()
     ) -> ManagedSandbox:
@@ -139,22 +157,128 @@ class Runtime:
         PolicyNotEnforceableError, DriverUnavailableError, InvalidRequestError, LaunchError,
         NameTakenError and other errors below JubakoError.
         """
-        recorder = self._ready()[2]
+        self._ready()
         supplied = supplied_tools(tools, spec.policy)
+        planned = await self._decide(spec)
+
+        async def launch() -> ManagedSandbox:
+            return await self._launch(self._new(planned, ttl, supplied))
+
+        return await self._named(launch)
+
+    async def restore(
+        self,
+        snapshot: Snapshot | str,
+        *,
+        policy: Policy | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        ttl: Seconds = None,
+        tools: Sequence[ToolLike] = (),
+    ) -> ManagedSandbox:
+        """Make a sandbox that goes on from a snapshot, by object, name or digest, with an identity of its own.
+
+        It has at most the rights that the snapshot's sandbox had: ``policy`` can only narrow them.
+        Raises SnapshotNotFoundError, SnapshotIncompatibleError and what ``create`` raises.
+        """
+        found = self.snapshots.get(snapshot if isinstance(snapshot, str) else snapshot.digest)
+        spec = restored_spec(found, policy, name=name, labels=labels)
+        supplied = supplied_tools(tools, spec.policy)
+        seconds = ttl_seconds(ttl, spec.policy)
+        planned = await self._decide(spec)
+        restorer = restorer_of(planned, found)
+        descent = Descent(SandboxRestored(snapshot=found.digest, origin=found.origin), found.digest, found.record.spent)
+
+        async def launch() -> ManagedSandbox:
+            async def make(context: DriverContext) -> Instance:
+                # Looked for when the sandbox has its record, so that nobody removes the files any more.
+                return await restorer.restore(found.ref, self.snapshots.directory(found), planned.plan, context)
+
+            return await self._launch(self._new(planned, seconds, supplied, descent), make)
+
+        return await self._named(launch)
+
+    async def fork(self, sandbox: ManagedSandbox, count: int = 1, *, ttl: Seconds = None) -> list[ManagedSandbox]:
+        """Make ``count`` sandboxes that go on from a running one with its rights, all of them or none.
+
+        They have identities of their own and no name; the running one goes on. Raises
+        InvalidRequestError where the driver can't, and LaunchError.
+        """
+        lock = self._ready()[0]
+        check_count(count)
+        seconds = ttl_seconds(ttl, sandbox.planned.plan.spec.policy)
+        spec = sandbox.planned.plan.spec.model_copy(update={"name": None})
+        planned = replace(sandbox.planned, plan=replace(sandbox.planned.plan, spec=spec))
+        toolbox = sandbox.toolbox
+        descent = Descent(
+            SandboxForked(parent=sandbox.id),
+            # What it was restored from may hold memory that the children share with it.
+            sandbox.descent.snapshot if sandbox.descent is not None else None,
+            toolbox.spent if toolbox is not None else {},
+        )
+        tools = toolbox.tools if toolbox is not None else ()
+        children = [self._new(planned, seconds, tools, descent) for _ in range(count)]
+
+        async def launch() -> list[ManagedSandbox]:
+            async with AsyncExitStack() as stack:
+                contexts = [await stack.enter_async_context(child.arriving(lock.owner)) for child in children]
+                for child, instance in zip(children, await sandbox.multiply(contexts), strict=True):
+                    child.adopt(instance)
+            return children
+
         try:
-            planned = await self.planner.decide(spec)
-        except PolicyNotEnforceableError as error:
-            self._refused(recorder, error)
+            return await self._launching(launch)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for child in children:  # those that had arrived before another one failed
+                    await child.destroy(reason="another fork failed")
             raise
+
+    async def snapshot(self, sandbox: ManagedSandbox, name: str | None = None) -> Snapshot:
+        """Write a running sandbox down; it goes on. Raises SnapshotError, SandboxStateError, NameTakenError."""
+        came_from = sandbox.descent.snapshot if sandbox.descent is not None else None
+        draft = Draft(
+            spec=sandbox.planned.plan.spec,
+            boundary=sandbox.planned.plan.boundary,
+            origin=sandbox.id,
+            spent=sandbox.toolbox.spent if sandbox.toolbox is not None else {},
+            write=sandbox.write_down,
+        )
+        made = await self.snapshots.add(draft, name)
+        event = SnapshotCreated(snapshot=made.digest, driver=made.driver, size=made.size, name=name, parent=came_from)
         try:
-            return await self._launch(planned, ttl, supplied)
+            # A sandbox that ended meanwhile has told its last; then it is an event of the machine.
+            (self.record if sandbox.lifecycle.state is SandboxState.DESTROYED else sandbox.emit)(event)
+        except JubakoError:
+            await self.snapshots.remove(made)
+            raise
+        return made
+
+    async def remove_snapshot(self, snapshot: Snapshot | str) -> None:
+        """Remove a snapshot. Raises SnapshotError while a sandbox or another snapshot needs its files."""
+        found = self.snapshots.get(snapshot if isinstance(snapshot, str) else snapshot.digest)
+        await self.snapshots.remove(found)
+        self.record(SnapshotRemoved(snapshot=found.digest, name=found.name))
+
+    async def _decide(self, spec: SandboxSpec) -> Planned:
+        try:
+            return await self.planner.decide(spec)
+        except PolicyNotEnforceableError as error:
+            self._refused(self._ready()[2], error)
+            raise
+
+    async def _named(self, launch: Callable[[], Awaitable[ManagedSandbox]]) -> ManagedSandbox:
+        try:
+            return await launch()
         except NameTakenError:
             # Perhaps only by the leftovers of an owner that died since we started.
             if not await self._reap():
                 raise
-        return await self._launch(planned, ttl, supplied)
+        return await launch()
 
-    async def _launch(self, planned: Planned, ttl: float | None, tools: tuple[Tool, ...]) -> ManagedSandbox:
+    def _new(
+        self, planned: Planned, ttl: float | None, tools: Iterable[Tool], descent: Descent | None = None
+    ) -> ManagedSandbox:
         lock, store, recorder, tasks = self._ready()
         sandbox_id = short_id()
 
@@ -171,15 +295,28 @@ class Runtime:
             emit=emit,
             on_gone=self._forget,
             tools=tools,
+            descent=descent,
         )
         # One that can't be cleaned up after a failed launch stays here, and leaving tries again.
         self._sandboxes[sandbox_id] = sandbox
+        return sandbox
+
+    async def _launch(self, sandbox: ManagedSandbox, make: Maker | None = None) -> ManagedSandbox:
+        owner = self.owner
+
+        async def launch() -> ManagedSandbox:
+            await sandbox.launch(owner, make)
+            return sandbox
+
+        return await self._launching(launch)
+
+    async def _launching(self, launch: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``launch`` returns. Raises SandboxStateError when the runtime closes meanwhile."""
         scope = anyio.CancelScope()
         self._launches.add(scope)
         try:
             with scope:
-                await sandbox.launch(lock.owner)
-                return sandbox
+                return await launch()
         finally:
             self._launches.discard(scope)
             self._launched.set()
@@ -247,6 +384,7 @@ class Runtime:
             raise StoreError(msg)
         private_dir(self._lock.directory)
         self._store = StateStore.open(state / _DATABASE)
+        self._catalogue = SnapshotCatalogue(state, self._store, self._lock.owner)
         self._ledger = Ledger(state / LEDGER)
         self._recorder = Recorder(self._ledger, self._sinks, self._redactor)
         for notice in self._ledger.notices():
@@ -255,7 +393,14 @@ class Runtime:
     async def _reap(self) -> int:
         if self._lock is None or self._store is None or self._recorder is None:
             return 0
-        return await reap_dead_owners(self._lock, self._store, self.planner.registry, self._recorder)
+        reaped = await reap_dead_owners(self._lock, self._store, self.planner.registry, self._recorder)
+        await self._tidy_snapshots(self._lock)
+        return reaped
+
+    async def _tidy_snapshots(self, own: OwnerLock) -> None:
+        alive = owners(own.directory.parent)  # the dead have just been reaped
+        if self._catalogue is not None:
+            await self._catalogue.tidy(lambda owner: owner not in alive)
 
     def _release(self, *, clean: bool = True) -> None:
         with ExitStack() as last_first:

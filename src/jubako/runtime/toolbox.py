@@ -11,7 +11,6 @@ import re
 import threading
 import time
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -65,7 +64,6 @@ class Toolbox:
         grants: The policy's budgets by name; a tool without a grant is denied.
         emit: Records an event; what it raises ends the sandbox by ``fail``.
         fail: Told of what ``emit`` raised: what can't be recorded must not go on.
-        spent: Calls that count as made already, by name: a child has what its parent had left.
     """
 
     def __init__(
@@ -74,13 +72,12 @@ class Toolbox:
         grants: Mapping[str, ToolGrant],
         emit: Callable[[EventData], None],
         fail: Callable[[JubakoError], object],
-        spent: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._tools = {tool.name: tool for tool in tools}
         self._grants = dict(grants)
         self._emit = emit
         self._fail = fail
-        self._spent = {name: spent.get(name, 0) for name in self._grants}
+        self._spent = dict.fromkeys(self._grants, 0)
         self._told: set[str] = set()
         self._refusals = _Refusals(emit)
         self._running = 0
@@ -99,6 +96,12 @@ class Toolbox:
     def spent(self) -> dict[str, int]:
         """Calls made so far, by name."""
         return {name: count for name, count in self._spent.items() if count}
+
+    def spend(self, calls: Mapping[str, int]) -> None:
+        """Count these calls as made, by name: a child has what its parent had left."""
+        for name, count in calls.items():
+            if name in self._spent:
+                self._spent[name] += count
 
     async def call(self, tool: str, arguments: bytes) -> bytes:
         """Return the answer, a JSON object with ``result`` or ``error``; raises only when cancelled."""
@@ -155,7 +158,7 @@ class Toolbox:
             raise _Refusal("invalid", "tool-arguments", str(error), hint, problems=error.problems) from None
         if self._running >= _AT_ONCE:
             raise _Refusal("busy", "tool-busy", f"{_AT_ONCE} calls are running", "wait for one to end")
-        self._spend(name, grant)
+        self._count(name, grant)
         self._running += 1
         try:
             return await self._timed(tool, grant, given)
@@ -170,7 +173,7 @@ class Toolbox:
             raise _Refusal("denied", "tool-denied", text, f"granted: {known}" if known else "")
         return tool, grant
 
-    def _spend(self, name: str, grant: ToolGrant) -> None:
+    def _count(self, name: str, grant: ToolGrant) -> None:
         # Nothing is awaited between the question and the count, so the budget is exact. # control: tool.calls
         if self._spent[name] >= grant.calls:
             if name not in self._told:

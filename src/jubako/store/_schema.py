@@ -27,5 +27,26 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE UNIQUE INDEX sandboxes_name ON sandboxes (name) WHERE name IS NOT NULL",
         "CREATE INDEX sandboxes_owner ON sandboxes (owner)",
     ),
+    (
+        # The snapshot whose files a sandbox needs as long as it lives.
+        "ALTER TABLE sandboxes ADD COLUMN snapshot TEXT",
+        """
+        CREATE TABLE snapshots (
+            digest TEXT PRIMARY KEY,
+            name TEXT,
+            driver TEXT NOT NULL,
+            boundary TEXT NOT NULL,
+            parent TEXT,
+            origin TEXT NOT NULL,
+            requires TEXT NOT NULL,
+            spec TEXT NOT NULL,
+            policy TEXT NOT NULL,
+            spent TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            created REAL NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE UNIQUE INDEX snapshots_name ON snapshots (name) WHERE name IS NOT NULL",
+    ),
 )
 """Step ``n`` leads from ``PRAGMA user_version`` n to n + 1."""

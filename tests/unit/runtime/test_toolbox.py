@@ -64,7 +64,8 @@ def bench(
     tools = [Tool(item) for item in functions]
     seat = Bench()
     grants = {tool.name: grant or ToolGrant() for tool in tools}
-    seat.box = Toolbox(tools, grants, seat.take, seat.failures.append, spent or {})
+    seat.box = Toolbox(tools, grants, seat.take, seat.failures.append)
+    seat.box.spend({"gone": 7, **(spent or {})})
     return seat
 
 

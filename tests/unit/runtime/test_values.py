@@ -20,7 +20,7 @@ from jubako.errors import (
 from jubako.policy import Policy
 from jubako.runtime import RunResult
 from jubako.runtime.arguments import as_policy, build_request, build_spec, ttl_seconds
-from jubako.runtime.languages import LANGUAGES, language_of_file, language_of_name
+from jubako.runtime.languages import LANGUAGES, language_of_file, language_of_name, languages_of_facts
 
 if TYPE_CHECKING:
     from jubako.runtime.arguments import PolicyLike
@@ -124,4 +124,14 @@ def test_languages_put_code_where_the_program_expects_it() -> None:
     assert language_of_name("python").command("1") == ("python3", "-c", "1")
     assert language_of_name("bash").file_command("/tmp/x") == ("bash", "/tmp/x")
     assert language_of_name("node").command("1") == ("node", "-e", "1")
-    assert list(LANGUAGES) == ["python", "bash", "node"]
+    assert list(LANGUAGES) == ["python", "bash", "node", "js"]
+
+
+def test_javascript_is_what_the_boundary_has() -> None:
+    assert language_of_name("javascript").program == "node"
+    assert language_of_name("javascript", {"language.node": False, "language.js": True}).program == "js"
+    assert language_of_name("javascript", {"language.node": True, "language.js": True}).program == "node"
+    assert language_of_file("a.js", {"language.js": True}) == LANGUAGES["js"]
+    assert language_of_file("a.mjs") == LANGUAGES["node"]
+    assert language_of_file("a.py", {"language.js": True}) == LANGUAGES["python"]
+    assert languages_of_facts({"language.python": "3.14", "language.js": True, "language.sh": True}) == ["python", "js"]

@@ -170,7 +170,7 @@ def test_newer_schema_is_refused_and_left_alone(path: Path) -> None:
 def test_older_schema_is_migrated_step_by_step(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     StateStore.open(path).close()
     later = (*STEPS, ("ALTER TABLE sandboxes ADD COLUMN rung TEXT",))
-    monkeypatch.setattr("jubako.store.state.STEPS", later)
+    monkeypatch.setattr("jubako.store._database.STEPS", later)
     StateStore.open(path).close()
     connection = sqlite3.connect(path)
     columns = [row[1] for row in connection.execute("PRAGMA table_info(sandboxes)")]
@@ -182,7 +182,7 @@ def test_older_schema_is_migrated_step_by_step(path: Path, monkeypatch: pytest.M
 def test_a_failing_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     StateStore.open(path).close()
     broken = (*STEPS, ("ALTER TABLE sandboxes ADD COLUMN rung TEXT", "SELECT * FROM nowhere"))
-    monkeypatch.setattr("jubako.store.state.STEPS", broken)
+    monkeypatch.setattr("jubako.store._database.STEPS", broken)
     with pytest.raises(StoreError, match="nowhere"):
         StateStore.open(path)
     connection = sqlite3.connect(path)

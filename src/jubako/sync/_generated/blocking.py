@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         DoctorReport,
         RunResult,
         SandboxState,
+        Snapshot,
     )
     from jubako.runtime.arguments import PolicyLike, Seconds, Terminal
     from jubako.runtime.files import GuestPath
@@ -263,6 +264,7 @@ class Sandbox:
         ttl: Seconds until it is destroyed, at most the policy's ``time.sandbox``.
         labels: Free labels for lists and events.
         tools: Host functions that programs inside may call: exactly those that the policy grants by name.
+        preload: Python modules to import once; ``run`` starts Python as a fork of what has them.
 
     Raises:
         InvalidPolicyError: The policy is wrong.
@@ -280,6 +282,7 @@ class Sandbox:
         ttl: Seconds = None,
         labels: Mapping[str, str] | None = None,
         tools: Sequence[ToolLike] = (),
+        preload: Sequence[str] = (),
     ) -> None:
         self._bridge = shared_bridge("Sandbox")
         self._inner = AsyncSandbox(
@@ -291,7 +294,47 @@ class Sandbox:
             ttl=ttl,
             labels=labels,
             tools=tools,
+            preload=preload,
             runtime=self._bridge.runtime,
+        )
+
+    @classmethod
+    def _around(cls, bridge: Bridge, inner: AsyncSandbox) -> Self:
+        made = cls.__new__(cls)
+        made._bridge, made._inner = bridge, inner  # noqa: SLF001  # of this class
+        return made
+
+    @classmethod
+    def restore(
+        cls,
+        snapshot: Snapshot | str,
+        *,
+        policy: PolicyLike = None,
+        name: str | None = None,
+        ttl: Seconds = None,
+        labels: Mapping[str, str] | None = None,
+        tools: Sequence[ToolLike] = (),
+    ) -> Self:
+        """Return a sandbox that goes on from a snapshot once it is entered, with an identity of its own.
+
+        Its random numbers, host name and machine id differ from those of all others. It stands behind
+        the same boundary as the snapshot's sandbox and has at most its rights. Entering it raises
+        SnapshotNotFoundError or SnapshotIncompatibleError where it can't be restored here.
+
+        Args:
+            snapshot: A snapshot, its name, or the beginning of its digest.
+            policy: What narrows the rights further; those of the snapshot's sandbox when left out.
+            name: A name that no other live sandbox of this user has.
+            ttl: Seconds until it is destroyed, at most the policy's ``time.sandbox``.
+            labels: Free labels for lists and events.
+            tools: Host functions that programs inside may call: exactly those that the policy grants by name.
+        """
+        bridge = shared_bridge("Sandbox")
+        return cls._around(
+            bridge,
+            AsyncSandbox.restore(
+                snapshot, policy=policy, name=name, ttl=ttl, labels=labels, tools=tools, runtime=bridge.runtime
+            ),
         )
 
     def start(self) -> None:
@@ -353,7 +396,8 @@ class Sandbox:
 
         Args:
             code: The source code.
-            language: ``python``, ``bash`` or ``node``; the interpreter must exist inside.
+            language: ``python``, ``bash``, ``node``, ``js``, or ``javascript`` for either of these two; the
+                interpreter must exist inside.
             timeout: Seconds, at most the policy's ``time.exec``.
             env: Variables besides the sandbox's own.
             cwd: Where it starts; the workspace when left out.
@@ -374,6 +418,7 @@ class Sandbox:
         stdin: bool = False,
         tty: Terminal = False,
         max_output: int | None = None,
+        preloaded: bool = False,
     ) -> Process:
         """Start a program and return it while it runs.
 
@@ -385,11 +430,20 @@ class Sandbox:
             stdin: Whether its input stays open for writing.
             tty: Whether it gets a terminal, or the terminal's size.
             max_output: Bytes of both outputs together, at most the policy's ``output.max_bytes``.
+            preloaded: Whether to start it, a ``python3`` command, as a fork of what has imported ``preload``.
         """
         return Process(
             self._bridge,
             self._bridge.call(
-                self._inner.exec, argv, timeout=timeout, env=env, cwd=cwd, stdin=stdin, tty=tty, max_output=max_output
+                self._inner.exec,
+                argv,
+                timeout=timeout,
+                env=env,
+                cwd=cwd,
+                stdin=stdin,
+                tty=tty,
+                max_output=max_output,
+                preloaded=preloaded,
             ),
         )
 
@@ -416,6 +470,26 @@ class Sandbox:
     def destroy(self) -> None:
         """Remove every trace of the sandbox, from any state; idempotent."""
         self._bridge.call(self._inner.destroy)
+
+    def snapshot(self, name: str | None = None) -> Snapshot:
+        """Write the sandbox down, so that others can go on from here; this one goes on too.
+
+        Raises SandboxStateError while programs run inside, InvalidRequestError where the boundary can't,
+        NameTakenError, and SnapshotError when it can't be written; then nothing is left.
+        """
+        return self._bridge.call(self._inner.snapshot, name)
+
+    def fork(self, count: int = 1, *, ttl: Seconds = None) -> list[Sandbox]:
+        """Return ``count`` running sandboxes that go on from here, all or none; this one goes on too.
+
+        Each has an identity of its own and this one's rights, with what is left of its budgets. Destroy
+        them, or use them as context managers; they end with this one's runtime at the latest.
+
+        Args:
+            count: How many, at most 1000.
+            ttl: Seconds until each is destroyed, at most the policy's ``time.sandbox``.
+        """
+        return [Sandbox._around(self._bridge, inner) for inner in self._bridge.call(self._inner.fork, count, ttl=ttl)]
 
 
 def explain(
