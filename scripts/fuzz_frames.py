@@ -75,9 +75,13 @@ class Fuzzer:
         sent: list[bytes] = []
         machine = Machine(sent.append, window=WINDOW, max_streams=_STREAMS)
         try:
-            machine.feed(_HELLO)
-            machine.configure(_CONFIG)
-            machine.feed(_READY)
+            if rng.random() < 0.9:
+                machine.feed(_HELLO)
+                machine.configure(_CONFIG)
+                machine.feed(_READY)
+            else:
+                machine.renew(_RENEW)
+                machine.feed(_RENEWED)
             exchanges = [self._open(machine) for _ in range(rng.randint(1, 6))]
             data = self._follow(exchanges) if rng.random() < 0.5 else self._scramble()
             self._feed(machine, exchanges, data)
@@ -119,6 +123,9 @@ class Fuzzer:
                     exchange.items.take()
             elif roll < 0.35:
                 exchange.close()
+            elif roll < 0.37:
+                machine.prepare()
+                machine.release()
 
     # -- the guest's frames ---------------------------------------------------------------------
 
@@ -266,7 +273,10 @@ def _answer(exchange: ToolExchange) -> None:
 
 _HELLO = frame(Message.HELLO, 0, encode(Message.HELLO, (2, "2.0", "3.11.2", 1, 1000)))
 _READY = frame(Message.READY, 0, encode(Message.READY, ([b"exec"], 7, 1, "")))
-_CONFIG: Sequence[Field] = (b"/w", b"", [], [], 0, [], [], [], b"", WINDOW, 256, 250, b"", [], [], 0, 0)
+_CONFIG: Sequence[Field] = (b"/w", b"", [], [], 0, [], [], [], b"", WINDOW, 256, 250, b"", [], [], 0, 0, 0)
+_RENEW: Sequence[Field] = (b"child", bytes(32), bytes(64), [], WINDOW, 256, 250, 1)
+_FACTS: Sequence[Field] = (2, "2.0", "3.11.2", 1, 1000, [b"exec"], 7, 1, "", [])
+_RENEWED = frame(Message.RENEWED, 0, encode(Message.RENEWED, _FACTS))
 _END_OK = encode(Message.END, (0, 0, ""))
 _INFO = encode(Message.INFO, (0, 5, 0o644, 10**18, b""))
 _ENTRY = encode(Message.ENTRY, (b"name", 0, 5, 0o644, 10**18, b""))

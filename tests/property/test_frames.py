@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HELLO = frame(Message.HELLO, 0, encode(Message.HELLO, (1, "x", "3", 1, 1)))
 READY = frame(Message.READY, 0, encode(Message.READY, ([], 0, 0, "")))
-CONFIG: list[Field] = [b"/w", b"", [], [], 0, [], [], [], b"", 65536, 8, 250, b"", [], [], 0, 0]
+CONFIG: list[Field] = [b"/w", b"", [], [], 0, [], [], [], b"", 65536, 8, 250, b"", [], [], 0, 0, 0]
 END = encode(Message.END, (0, 0, ""))
 VALID = b"".join((
     frame(Message.STARTED, 1, encode(Message.STARTED, (9,))),

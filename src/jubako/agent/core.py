@@ -32,6 +32,11 @@ class Stream:
         self.window = agent.window
         """Bytes that may still be sent on channel 0."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for nothing but the guest's own programs."""
+        return False
+
     def send(self, kind: int, *values: Any) -> None:
         """Send a control message on this stream."""
         self.agent.send(kind, self.ident, wire.encode(kind, values))
@@ -147,6 +152,12 @@ class Agent:
         self._poll = select.epoll()
         posix.set_blocking(fd, False)
         self.watch_fd(fd, select.EPOLLIN, self._on_stream)
+
+    def renumber(self) -> None:
+        """Forget every stream: another host is at the other end, and begins at 1."""
+        self.streams.clear()
+        self.runnable.clear()
+        self._highest = 0
 
     # -- descriptors ------------------------------------------------------------------------
 

@@ -509,6 +509,14 @@ class Execs:
         if len(self.strays) > MAX_STRAYS:
             del self.strays[next(iter(self.strays))]
 
+    def renew(self) -> None:
+        """Forget the programs of another host's session, of which none is alive; markers get another secret."""
+        self.family = tree.Family()
+        self.strays.clear()
+        if self.launcher is not None:
+            for pid in self.launcher.pids:
+                self.family.reserve(pid)
+
     def signal(self, _stream: core.Stream, target: int, number: int) -> None:
         """Serve SIGNAL: to the program and all its descendants."""
         for proc in self.family.members(target):

@@ -100,6 +100,16 @@ class Launcher:
         """Whether the exit of a child that nobody knows may be that of a program about to be named."""
         return bool(self._asked)
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it was started and is not ready yet."""
+        return self._socket is not None and not self._ready
+
+    @property
+    def failure(self) -> str:
+        """Why it did not get ready; empty if it did, or was told to a program since."""
+        return self._failure
+
     # -- its life ---------------------------------------------------------------------------
 
     def start(self) -> None:

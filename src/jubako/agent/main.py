@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Tuple
 
-    from . import execs, tools
+    from . import execs, renew, tools
 else:
     import _signal
 
@@ -42,6 +42,11 @@ class Main:
         self._stopping = False
         self._loaded: Optional[execs.Execs] = None
         self._endpoint = b""
+        self.facts: Tuple[List[bytes], int, int, str] = ([], 0, 0, "")
+        """What READY said."""
+        self.renewable = False
+        """A restored sandbox may take an identity of its own."""
+        self._snapshots: Optional[renew.Snapshots] = None
         self._tools: Optional[tools.Tools] = None
 
     def run(self) -> NoReturn:
@@ -85,6 +90,7 @@ class Main:
         agent.max_streams = streams
         agent.drain = drain / 1000
         self._endpoint = endpoint
+        self.renewable = bool(fields[17])
         try:
             abi, note = self._harden_self(limits, landlock, (readable, writable), mounts, program)
         except OSError as error:
@@ -93,13 +99,14 @@ class Main:
         agent.features += [b"tools"] * bool(endpoint)
         agent.serve = self._serve
         applied = int(landlock != wire.LANDLOCK_OFF and not note)
-        agent.send(wire.READY, 0, wire.encode(wire.READY, (agent.features, abi, applied, note)))
+        self.facts = (agent.features, abi, applied, note)
+        agent.send(wire.READY, 0, wire.encode(wire.READY, self.facts))
         agent.flush()
-        self._execs()  # while the host looks at the walls
+        self.execs()  # while the host looks at the walls
         if fields[13]:
-            self._start_launcher(*fields[13:])
+            self._start_launcher(*fields[13:17])
 
-    def _execs(self) -> execs.Execs:
+    def execs(self) -> execs.Execs:
         """Return the part that runs programs, loading it at first use."""
         if self._loaded is None:
             from . import execs
@@ -111,7 +118,7 @@ class Main:
         from . import launcher
 
         config = launcher.Config(argv, dict(env), everything=bool(everything), seconds=ready / 1000)
-        owner = self._execs()
+        owner = self.execs()
         owner.launcher = launcher.Launcher(self.agent, owner, config)
         owner.launcher.start()
 
@@ -147,7 +154,7 @@ class Main:
         # by which a policy may deny the calls that it takes.
         self._open_tools()
         if program:
-            walls.drop_capabilities()  # control: syscall.capabilities
+            walls.drop_capabilities(renewable=self.renewable)  # control: syscall.capabilities
             walls.load_filter(program)  # control: syscall.allowlist
         return abi, note
 
@@ -158,6 +165,19 @@ class Main:
 
             self._tools = tools.Tools(self.agent, self._endpoint)
 
+    def renew_tools(self, *, wanted: bool) -> List[bytes]:
+        """Go on with calls to another host, or without; return what is missing for it."""
+        if self._tools is not None:
+            self._tools.renew()
+            if not wanted:
+                self._tools.close()
+                self._tools = None
+        return [b"tools"] if wanted and self._tools is None else []
+
+    def resume(self) -> None:
+        """Serve requests."""
+        self.agent.serve = self._serve
+
     def _fail(self, text: str) -> NoReturn:
         """End because the sandbox can't be made as the host wants it."""
         self.agent.send(wire.BYE, 0, wire.encode(wire.BYE, (wire.BYE_FAILED, text)))
@@ -167,7 +187,7 @@ class Main:
     def _on_signal(self, _events: int) -> None:
         numbers = posix.read(self._wake, 4096)
         if bytes((_SIGCHLD,)) in numbers:
-            self._execs().reap()
+            self.execs().reap()
         if bytes((_SIGTERM,)) in numbers:
             self._stop(2000, wire.BYE_SIGNAL)
 
@@ -189,7 +209,7 @@ class Main:
 
         over = time.monotonic() >= deadline
         # Orphans become children of the agent, so that no child left means nothing left.
-        if self._execs().reap() and rounds > 0:
+        if self.execs().reap() and rounds > 0:
             if over:
                 tree.kill_everything()
             self.agent.after("stop", _STOP_PAUSE, lambda: self._finish_stop(reason, deadline, rounds - over))
@@ -203,17 +223,26 @@ class Main:
     def _serve(self, kind: int, ident: int, fields: List[Any]) -> None:
         if kind == wire.SHUTDOWN and not ident:
             self._stop(fields[0], wire.BYE_ASKED)
+        elif kind == wire.PREPARE and not ident:
+            self._prepare()
         elif not ident:
             raise wire.WireError("stream 0 takes session messages only")
         elif self._stopping or self._crowded(kind):
             text = "stopping" if self._stopping else "too many streams"
             self.agent.send(wire.END, ident, wire.encode(wire.END, (wire.END_REFUSED, errno.EAGAIN, text)))
         elif kind == wire.EXEC:
-            self._execs().open(ident, fields)
+            self.execs().open(ident, fields)
         elif kind == wire.WRITE:
             self._write(ident, fields)
         else:
             self._job(kind, ident, fields)
+
+    def _prepare(self) -> None:
+        if self._snapshots is None:
+            from . import renew
+
+            self._snapshots = renew.Snapshots(self)
+        self._snapshots.prepare()
 
     def _crowded(self, kind: int) -> bool:
         # Killing is always possible: it makes room. Streams for calls wait all the time and take none.
@@ -257,7 +286,7 @@ class Main:
     def _call(self, kind: int) -> Optional[Callable[..., None]]:
         """Return the function for a request that is served at once."""
         if kind == wire.SIGNAL:
-            return self._execs().signal
+            return self.execs().signal
         if kind == wire.USAGE:
             from . import usage
 
@@ -275,7 +304,7 @@ class Main:
     def _generator(self, kind: int, stream: core.JobStream, fields: List[Any]) -> Iterator[bool]:
         """Return the job for a request that takes its time."""
         if kind == wire.KILL:
-            return self._execs().kill(stream, fields[0])
+            return self.execs().kill(stream, fields[0])
         if kind == wire.READ:
             from . import files
 
@@ -297,16 +326,33 @@ def _nothing(_number: int, _frame: object) -> None:
     """Exist: only a handled signal reaches the wake-up descriptor."""
 
 
+def _open_null() -> int:
+    """Return a descriptor that leads nowhere: /dev/null, or a pipe without another end where there is none."""
+    try:
+        return posix.open("/dev/null", posix.O_RDWR)
+    except OSError:
+        read_end, write_end = posix.pipe()
+        posix.close(write_end)
+        return read_end
+
+
 def main() -> NoReturn:
     """Run the agent on the descriptor that ``--fd`` names."""
     try:
         fd = int(sys.argv[sys.argv.index("--fd") + 1])
-        posix.set_inheritable(fd, False)  # noqa: FBT003  # it takes no keywords
         for number in (0, 1, 2):
             try:
                 posix.fstat(number)
             except OSError:
-                posix.open("/dev/null", posix.O_RDWR)
+                # The lowest free number, which is this one.
+                _open_null()
+        if fd <= 2:
+            # Out of the way: these three are what programs get, or where diagnostics go.
+            number, fd = fd, posix.dup(fd)
+            null = _open_null()
+            posix.dup2(null, number)
+            posix.close(null)
+        posix.set_inheritable(fd, False)  # noqa: FBT003  # it takes no keywords
         posix.umask(0o022)
         Main(fd).run()
     except BaseException:  # noqa: BLE001  # the last words of PID 1; nothing goes on after them

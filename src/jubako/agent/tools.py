@@ -55,6 +55,10 @@ class Tools:
         self.agent.timers.pop(self, None)
         self._listener.close()
 
+    def renew(self) -> None:
+        """Forget the streams of another host."""
+        self.slots.clear()
+
     def _listen(self) -> None:
         if not self._listening:
             self._listening = True
@@ -284,6 +288,11 @@ class Slot(core.Stream):
         self._left = -1
         """Bytes of the answer that are still to come from the host; -1 before ANSWER."""
         self._taken = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it still waits for a call."""
+        return self.connection is None
 
     def begin(self, connection: Connection) -> None:
         """Carry the request of this connection."""

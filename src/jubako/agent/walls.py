@@ -25,6 +25,7 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECCOMP_MODE_FILTER = 2
 CAPABILITY_VERSION_3 = 0x20080522
 LAST_CAPABILITY = 63
+CAP_SYS_ADMIN = 1 << 21
 
 
 def mount_private(mounts: "Iterable[bytes]") -> None:
@@ -51,8 +52,12 @@ def mount_private(mounts: "Iterable[bytes]") -> None:
             raise OSError(code, "mount on " + path.decode("utf-8", "replace") + ": " + posix.strerror(code)) from None
 
 
-def drop_capabilities() -> None:
-    """Empty all five capability sets. Raises OSError if one can't be emptied."""
+def drop_capabilities(*, renewable: bool) -> None:
+    """Empty all five capability sets. Raises OSError if one can't be emptied.
+
+    If ``renewable``, the agent itself keeps what it takes to change the host name, put away until then.
+    No program gets it: what a program is started with comes from the other sets, which are empty.
+    """
     try:
         native.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     except OSError as error:
@@ -65,7 +70,23 @@ def drop_capabilities() -> None:
             break  # the kernel knows no further ones
         if held:
             native.call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
-    native.call("capset", pack("II", CAPABILITY_VERSION_3, 0), bytes(24))
+    _set_capabilities(0, CAP_SYS_ADMIN if renewable else 0)
+
+
+def use_capability() -> None:
+    """Take up the capability that was kept. Raises OSError if none was."""
+    _set_capabilities(CAP_SYS_ADMIN, CAP_SYS_ADMIN)
+
+
+def rest_capability() -> None:
+    """Put it away again. Raises OSError."""
+    _set_capabilities(0, CAP_SYS_ADMIN)
+
+
+def _set_capabilities(effective: int, permitted: int) -> None:
+    # For each half of the numbers: effective, permitted, inheritable.
+    sets = pack("IIIIII", effective, permitted, 0, 0, 0, 0)
+    native.call("capset", pack("II", CAPABILITY_VERSION_3, 0), sets)
 
 
 def load_filter(program: bytes) -> None:

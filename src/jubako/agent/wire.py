@@ -19,6 +19,7 @@ MAX_GUEST_PAYLOAD = 65536
 MAX_HOST_PAYLOAD = 4 * 1024 * 1024
 
 HELLO, CONFIG, READY, SHUTDOWN, BYE = 0x01, 0x02, 0x03, 0x04, 0x05
+PREPARE, PREPARED, CONTINUE, RENEW, RENEWED = 0x06, 0x07, 0x08, 0x09, 0x0A
 EXEC, STARTED, EXIT, SIGNAL, KILL, RESIZE = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
 DATA, ERRDATA, EOF, CREDIT, DISCARD, CLOSE, END = 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26
 READ, WRITE, SCAN, STAT, MKDIR, MOVE, REMOVE, CHMOD = 0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37
@@ -78,6 +79,7 @@ SCHEMAS: "dict[int, Schema]" = {
         ("launcher_env", "pairs", 64),
         ("launcher_all", "u8", 1),
         ("launcher_ready", "u32", 0),
+        ("renewable", "u8", 1),
     ),
     READY: (
         ("features", "list", 64),
@@ -87,6 +89,31 @@ SCHEMAS: "dict[int, Schema]" = {
     ),
     SHUTDOWN: (("grace", "u32", 0),),
     BYE: (("reason", "u8", 2), ("text", "str", TEXT_MAX)),
+    PREPARE: (),
+    PREPARED: (("still", "u8", 1), ("running", "u32", 0), ("text", "str", TEXT_MAX)),
+    CONTINUE: (),
+    RENEW: (
+        ("hostname", "bytes", 64),
+        ("machine_id", "bytes", 64),
+        ("seed", "bytes", 1024),
+        ("env", "pairs", 1024),
+        ("window", "u32", 0),
+        ("streams", "u32", 0),
+        ("drain", "u32", 0),
+        ("tools", "u8", 1),
+    ),
+    RENEWED: (
+        ("protocol", "u32", 0),
+        ("agent", "str", 64),
+        ("python", "str", 64),
+        ("pid", "u32", 0),
+        ("uid", "u32", 0),
+        ("features", "list", 64),
+        ("landlock_abi", "u32", 1024),
+        ("landlock", "u8", 1),
+        ("note", "str", TEXT_MAX),
+        ("missing", "list", 16),
+    ),
     EXEC: (
         ("argv", "list", 1048576),
         ("cwd", "bytes", PATH_MAX),

@@ -13,6 +13,7 @@ from jubako.guest.config import (
 )
 from jubako.guest.launcher import launcher_text, preload_launcher
 from jubako.guest.process import GuestProcess
+from jubako.guest.renewal import Identity
 from jubako.guest.session import GuestSession
 from jubako.guest.stream import SocketStream
 
@@ -20,6 +21,7 @@ __all__ = [
     "AgentHello",
     "GuestProcess",
     "GuestSession",
+    "Identity",
     "LandlockConfig",
     "LauncherConfig",
     "MaskedPath",

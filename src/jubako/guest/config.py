@@ -110,6 +110,8 @@ class SessionConfig:
     """Paths to cover, by the same capability."""
     seccomp: bytes = b""
     """A filter program. With one the agent gives up all capabilities and puts itself behind it."""
+    renewable: bool = False
+    """Whether the agent keeps what it takes to give a restored sandbox another host name; programs never get it."""
     launcher: LauncherConfig | None = None
     """What starts some or all programs in place of the agent."""
     on_limit: Literal["truncate", "kill"] = "truncate"

@@ -57,10 +57,18 @@ class Machine:
         self.greeted = Latch()
         """HELLO has come, or the session is over."""
         self.prepared = Latch()
-        """READY has come, or the session is over."""
+        """READY, or RENEWED from a restored child, has come, or the session is over."""
+        self.answer: Fields | None = None
+        """PREPARED, as the latest PREPARE was answered."""
+        self.quiet = Latch()
+        """PREPARED has come, or the session is over."""
         self.configured = False
         self.streams: dict[int, Exchange] = {}
-        self._send = send
+        self._restored = False
+        self._asked = False
+        self._kept: list[bytes] | None = None
+        """Frames that must not be sent yet."""
+        self._pass = send
         self._max_streams = max_streams
         self._next = 1
         self._buffer = b""
@@ -76,6 +84,33 @@ class Machine:
         """Answer HELLO."""
         self.configured = True
         self.send(Message.CONFIG, 0, fields)
+
+    def renew(self, fields: Sequence[Field]) -> None:
+        """Begin with a restored child, which has nothing to say before."""
+        self.configured = self._restored = True
+        self.send(Message.RENEW, 0, fields)
+
+    def prepare(self) -> None:
+        """Send PREPARE, and nothing more until ``release``."""
+        self.answer, self.quiet, self._asked = None, Latch(), True
+        self.send(Message.PREPARE, 0)
+        self._kept = []
+
+    def go_on(self) -> None:
+        """Send CONTINUE, past all that is kept back."""
+        self._pass(frame(Message.CONTINUE, 0))
+
+    def release(self) -> None:
+        """Send what was kept back."""
+        kept, self._kept = self._kept or [], None
+        for item in kept:
+            self._pass(item)
+
+    def _send(self, data: bytes) -> None:
+        if self._kept is None:
+            self._pass(data)
+        else:
+            self._kept.append(data)
 
     def send(self, kind: Message, stream: int, fields: Sequence[Field] = ()) -> None:
         """Send one control message."""
@@ -112,6 +147,7 @@ class Machine:
             stream.fail(error)
         self.greeted.set()
         self.prepared.set()
+        self.quiet.set()
 
     # -- guest to host ----------------------------------------------------------------------
 
@@ -159,17 +195,25 @@ class Machine:
             if message is Message.END:
                 self.streams.pop(ident, None)
 
+    @property
+    def _first_answer(self) -> Message:
+        return Message.RENEWED if self._restored else Message.READY
+
     def _handle_session(self, message: Message, payload: bytes) -> None:
         if message in {Message.DATA, Message.ERRDATA} or self.bye is not None:
             raise ViolationError(Rule.SESSION_STATE)
         fields = decode(message, payload)
-        if message is Message.HELLO and self.hello is None:
+        if message is Message.HELLO and self.hello is None and not self._restored:
             self.hello = fields
             self.greeted.set()
-        elif message is Message.READY and self.configured and self.ready is None:
+        elif message is self._first_answer and self.configured and self.ready is None:
             self.ready = fields
             self.prepared.set()
-        elif message is Message.BYE and self.hello is not None:
+        elif message is Message.PREPARED and self._asked:
+            self._asked = False
+            self.answer = fields
+            self.quiet.set()
+        elif message is Message.BYE and (self.hello is not None or self._restored):
             self.bye = fields
         else:
             raise ViolationError(Rule.SESSION_STATE)

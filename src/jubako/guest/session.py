@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, Final, Self, cast
 
@@ -26,6 +27,7 @@ from jubako.guest.link import GuestStream, Link
 from jubako.guest.machine import Machine
 from jubako.guest.ports import PortStream
 from jubako.guest.process import GuestProcess, check_size
+from jubako.guest.renewal import Stillness, hello_of_child
 from jubako.guest.requests import ConnectExchange
 from jubako.guest.text import printable
 from jubako.guest.tools import ToolCalls
@@ -35,18 +37,20 @@ from jubako.guest.wire import (
     PROTOCOL,
     EndKind,
     Field,
+    Fields,
     Message,
     ViolationError,
     encode,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from anyio.abc import TaskGroup
 
     from jubako.boundary.contract import Files, ToolLink
     from jubako.guest.execution import ExecExchange
+    from jubako.guest.renewal import Identity
 
 __all__ = ["GuestSession"]
 
@@ -81,6 +85,8 @@ class GuestSession:
         self._link = Link(stream, on_data=self._feed, on_end=self._ended)
         self._max_streams = limits.streams + (limits.tool_calls if tools is not None else 0)
         self.machine = Machine(self._link.send, window=limits.window, max_streams=self._max_streams)
+        seconds = config.launcher.ready.total_seconds() if config.launcher is not None else 0.0
+        self._stillness = Stillness(self.machine, seconds)
         self._tools = ToolCalls(self, tools, tasks) if tools is not None else None
         self._files = GuestFiles(self)
 
@@ -103,18 +109,65 @@ class GuestSession:
             ProtocolError: The guest broke the protocol.
         """
         session = cls(stream, tasks=tasks, config=config, hooks=hooks, tools=tools)
-        tasks.start_soon(session._link.run, name="jubako guest session")
+        await session._begin(session._handshake)
+        return session
+
+    @classmethod
+    async def resume(
+        cls,
+        stream: GuestStream,
+        *,
+        tasks: TaskGroup,
+        config: SessionConfig,
+        hooks: SessionHooks,
+        identity: Identity,
+        tools: ToolLink | None = None,
+    ) -> Self:
+        """Return a session with the agent of a restored child, which has become ``identity``.
+
+        ``config`` is the source's; its limits are the host's own and may differ.
+
+        Raises:
+            LaunchError: The agent did not answer, or kept a part of its source's identity.
+            ProtocolError: The guest broke the protocol.
+        """
+        session = cls(stream, tasks=tasks, config=config, hooks=hooks, tools=tools)
+        await session._begin(partial(session._renew, identity))
+        return session
+
+    async def _begin(self, handshake: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.start_soon(self._link.run, name="jubako guest session")
         try:
-            with anyio.fail_after(config.limits.handshake.total_seconds()):
-                await session._handshake()
+            with anyio.fail_after(self.config.limits.handshake.total_seconds()):
+                await handshake()
         except TimeoutError as error:
-            await session.aclose()
+            await self.aclose()
             raise LaunchError("the agent did not answer in time") from error
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await session.aclose()
+                await self.aclose()
             raise
-        return session
+        if self._tools is not None:
+            self._tools.open()
+
+    async def _renew(self, identity: Identity) -> None:
+        machine, limits = self.machine, self.config.limits
+        machine.renew(
+            (
+                identity.hostname.encode(),
+                identity.machine_id.encode(),
+                identity.seed,
+                _pairs(identity.env),
+                limits.window,
+                self._max_streams,
+                _milliseconds(limits.drain),
+                int(self._tools is not None),
+            )
+        )
+        await machine.prepared.wait()
+        if machine.ready is None or isinstance(self.failure, ProtocolError):
+            self._check_start()
+        self._hello = hello_of_child(cast("Fields", machine.ready))
 
     async def _handshake(self) -> None:
         machine = self.machine
@@ -134,8 +187,6 @@ class GuestSession:
         if self.config.landlock is not None and self.config.landlock.required and not applied:
             msg = f"the second wall around files could not be built: {printable(note)}"
             raise LaunchError(msg)
-        if self._tools is not None:
-            self._tools.open()
 
     def _check_start(self) -> None:
         if self.failure is not None:
@@ -167,9 +218,10 @@ class GuestSession:
             config.seccomp,
             config.limits.window,
             self._max_streams,
-            round(config.limits.drain.total_seconds() * 1000),
+            _milliseconds(config.limits.drain),
             _address(config.tools) if self._tools is not None else b"",
             *_launcher_fields(config.launcher),
+            int(config.renewable),
         )
 
     async def shutdown(self, grace: timedelta) -> None:
@@ -181,6 +233,7 @@ class GuestSession:
         seconds = max(0.0, grace.total_seconds())
         if not self._over:
             self._stopping = True
+            self._stillness.end()
             self.machine.send(Message.SHUTDOWN, 0, (min(round(seconds * 1000), 2**32 - 1),))
             with anyio.move_on_after(seconds + _STOP_MARGIN):
                 await self.closed.wait()
@@ -191,6 +244,43 @@ class GuestSession:
         self._finish(None)
         await self._link.aclose()
         await checkpoint()
+
+    # -- snapshots ----------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Return once nothing inside moves, so that a snapshot can be made; ``proceed`` must follow.
+
+        Requests made until then wait. A launcher that is still starting is waited for.
+
+        Raises:
+            SandboxStateError: Programs run, or requests are open; details count the programs.
+            InstanceLostError: The sandbox died.
+        """
+        self.check_open()
+        self._stillness.begin()
+        try:
+            await self._stillness.settled()
+        except TimeoutError as error:
+            self._finish(InstanceLostError("the agent did not become still for a snapshot, so the sandbox was killed"))
+            self._guard(self._hooks.kill_instance)
+            raise InstanceLostError("the agent did not become still for a snapshot") from error
+        except JubakoError:
+            raise
+        except BaseException:
+            self._tasks.start_soon(self._give_up)
+            raise
+
+    async def _give_up(self) -> None:
+        """Undo a ``prepare`` whose caller is gone."""
+        try:
+            await self._stillness.settled()
+        except (JubakoError, TimeoutError):
+            _log.debug("the sandbox was not still in the end")
+        self.proceed()
+
+    def proceed(self) -> None:
+        """Let the sandbox go on after a snapshot, or after the attempt; idempotent."""
+        self._stillness.end()
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -214,6 +304,7 @@ class GuestSession:
             self.failure = error
         self.machine.abort(error or InstanceLostError("the session with the sandbox was closed"))
         self._link.close()
+        self._stillness.end()
         if isinstance(error, ViolationError):
             _log.warning("agent protocol violation: %s", error.rule)
             self._guard(self._hooks.on_violation, str(error.rule))
@@ -374,6 +465,7 @@ class GuestSession:
                 await exchange.exited.wait()
 
     async def _confirm_kill(self, call: CallExchange) -> None:
+        await self._stillness.over()
         with anyio.move_on_after(self.config.limits.kill.total_seconds()):
             await call.done.wait()
         if self._over or (call.end is not None and call.end[0] is EndKind.OK):
@@ -416,6 +508,10 @@ class GuestSession:
             processes=processes,
             disk=disk,
         )
+
+
+def _milliseconds(time: timedelta) -> int:
+    return round(time.total_seconds() * 1000)
 
 
 def _address(name: str) -> bytes:

@@ -62,6 +62,11 @@ class Message(IntEnum):
     READY = 0x03
     SHUTDOWN = 0x04
     BYE = 0x05
+    PREPARE = 0x06
+    PREPARED = 0x07
+    CONTINUE = 0x08
+    RENEW = 0x09
+    RENEWED = 0x0A
     EXEC = 0x10
     STARTED = 0x11
     EXIT = 0x12
@@ -179,6 +184,7 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("launcher_env", "pairs", 64),
         ("launcher_all", "u8", 1),
         ("launcher_ready", "u32", 0),
+        ("renewable", "u8", 1),
     ),
     Message.READY: (
         ("features", "list", 64),
@@ -188,6 +194,31 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
     ),
     Message.SHUTDOWN: (("grace", "u32", 0),),
     Message.BYE: (("reason", "u8", 2), ("text", "str", TEXT_MAX)),
+    Message.PREPARE: (),
+    Message.PREPARED: (("still", "u8", 1), ("running", "u32", 0), ("text", "str", TEXT_MAX)),
+    Message.CONTINUE: (),
+    Message.RENEW: (
+        ("hostname", "bytes", 64),
+        ("machine_id", "bytes", 64),
+        ("seed", "bytes", 1024),
+        ("env", "pairs", 1024),
+        ("window", "u32", 0),
+        ("streams", "u32", 0),
+        ("drain", "u32", 0),
+        ("tools", "u8", 1),
+    ),
+    Message.RENEWED: (
+        ("protocol", "u32", 0),
+        ("agent", "str", 64),
+        ("python", "str", 64),
+        ("pid", "u32", 0),
+        ("uid", "u32", 0),
+        ("features", "list", 64),
+        ("landlock_abi", "u32", 1024),
+        ("landlock", "u8", 1),
+        ("note", "str", TEXT_MAX),
+        ("missing", "list", 16),
+    ),
     Message.EXEC: (
         ("argv", "list", 1048576),
         ("cwd", "bytes", PATH_MAX),
@@ -238,7 +269,7 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
 GUEST_MESSAGES: Final = frozenset({
     Message.HELLO, Message.READY, Message.BYE, Message.STARTED, Message.EXIT, Message.DATA, Message.ERRDATA,
     Message.EOF, Message.CREDIT, Message.DISCARD, Message.END, Message.INFO, Message.ENTRY, Message.CHANGE,
-    Message.CONNECTED, Message.USED, Message.CALL,
+    Message.CONNECTED, Message.USED, Message.CALL, Message.PREPARED, Message.RENEWED,
 })  # fmt: skip
 """What a guest may send at all."""
 

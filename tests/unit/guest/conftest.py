@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from jubako.boundary.contract import ToolLink
     from jubako.guest import GuestProcess
+    from jubako.guest.link import GuestStream
 
 PYTHON = os.path.realpath(sys.executable)
 
@@ -127,6 +128,8 @@ class OpenGuest(Protocol):
         *,
         plain: bool = False,
         tools: ToolLink | None = None,
+        stream: Callable[[SocketStream], GuestStream] | None = None,
+        stdin: bool = False,
         **options: object,
     ) -> AbstractAsyncContextManager[Guest]: ...
 
@@ -153,6 +156,17 @@ def _bubblewrap(workspace: str) -> list[str]:
     return argv
 
 
+def _renewable(directory: Path) -> list[str]:
+    """Return what lets the agent give itself another identity: files of its own, and a capability."""
+    argv = ["--tmpfs", "/etc"]
+    for name in ("hostname", "machine-id", "hosts"):
+        (directory / name).write_text("127.0.1.1 old old.example\n" if name == "hosts" else "old\n")
+        argv += ["--bind", str(directory / name), f"/etc/{name}"]
+    argv += ["--hostname", "old", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETPCAP"]
+    # A namespace of the agent's own: bubblewrap's belongs to the user namespace above.
+    return [*argv, "--", "unshare", "--uts"]
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -175,6 +189,8 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
         *,
         plain: bool = False,
         tools: ToolLink | None = None,
+        stream: Callable[[SocketStream], GuestStream] | None = None,
+        stdin: bool = False,
         **options: object,
     ) -> AsyncIterator[Guest]:
         bundle = agent_file(PYTHON)
@@ -183,7 +199,8 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
         prefix: list[str] = []
         if place == "bwrap":
             prefix = [*_bubblewrap("/work"), "--ro-bind", str(bundle), "/agent.pyc"]
-            prefix += ["--ro-bind", str(tools_directory()), "/tools", "--"]
+            prefix += ["--ro-bind", str(tools_directory()), "/tools"]
+            prefix += _renewable(tmp_path) if options.get("renewable") else ["--"]
         else:
             workspace = tmp_path / "workspace"
             workspace.mkdir(exist_ok=True)
@@ -192,20 +209,21 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
             options["env"] = {"PYTHONPATH": "/tools" if prefix else str(tools_directory())}
         path = "/agent.pyc" if prefix else str(bundle)
         agent = subprocess.Popen(  # noqa: ASYNC220  # PDEATHSIG wants this thread
-            [*prefix, PYTHON, "-I", "-S", "-B", path, "--fd", str(theirs.fileno())],
+            [*prefix, PYTHON, "-I", "-S", "-B", path, "--fd", "0" if stdin else str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
+            stdin=theirs if stdin else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={},
         )
         theirs.close()
         hooks = Hooks(on_kill=agent.kill)
         settings = config or SessionConfig(workspace=PurePosixPath(workspace), **options)  # type: ignore[arg-type]  # options go through as they are
-        said = b""
         try:
             async with anyio.create_task_group() as tasks:
-                stream = Plain(SocketStream(ours)) if plain else SocketStream(ours)
-                session = await GuestSession.open(stream, tasks=tasks, config=settings, hooks=hooks, tools=tools)
+                carrier: GuestStream = SocketStream(ours)
+                if stream is not None or plain:
+                    carrier = (stream or Plain)(SocketStream(ours))
+                session = await GuestSession.open(carrier, tasks=tasks, config=settings, hooks=hooks, tools=tools)
                 try:
                     yield Guest(session, hooks, agent, workspace, pid1=bool(prefix))
                 finally:
@@ -215,10 +233,7 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 agent.wait(5)
             agent.kill()
-            agent.wait()
-            assert agent.stderr is not None
-            said = agent.stderr.read()
-            agent.stderr.close()
+            _, said = agent.communicate()
         assert said == b"", "the agent has nothing to complain about"
 
     return opened

@@ -13,7 +13,7 @@ import pytest
 
 from jubako.boundary.contract import ExecRequest
 from jubako.errors import InstanceLostError, JubakoError, LaunchError, ProtocolError
-from jubako.guest import GuestSession, LandlockConfig, SessionConfig, SessionLimits, SocketStream
+from jubako.guest import GuestSession, Identity, LandlockConfig, SessionConfig, SessionLimits, SocketStream
 from jubako.guest.wire import HEADER, MAX_GUEST_PAYLOAD, PROTOCOL, Message, Rule, encode, frame
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ READY = frame(Message.READY, 0, encode(Message.READY, ([b"exec"], 0, 0, "")))
 STARTED = encode(Message.STARTED, (7,))
 EXIT = encode(Message.EXIT, (0, 0, 0, 0, 0, 0))
 END = encode(Message.END, (0, 0, ""))
+PREPARED = encode(Message.PREPARED, (1, 0, ""))
+RENEWED = encode(Message.RENEWED, (2, "fake", "3.11", 1, 1000, [b"exec"], 0, 0, "", []))
 INFO = encode(Message.INFO, (0, 5, 0o644, 0, b""))
 
 
@@ -228,6 +230,8 @@ CASES: list[tuple[Rule, Callable[[GuestSession], Awaitable[None]], bytes]] = [
     (Rule.SESSION_STATE, stat, HELLO),
     (Rule.SESSION_STATE, stat, READY),
     (Rule.SESSION_STATE, stat, f(Message.END, END, ident=0)),
+    (Rule.SESSION_STATE, stat, f(Message.PREPARED, PREPARED, ident=0)),
+    (Rule.SESSION_STATE, stat, f(Message.RENEWED, RENEWED, ident=0)),
     (Rule.SESSION_STATE, stat, f(Message.DATA, b"x", ident=0)),
     (Rule.SESSION_STATE, stat, f(Message.BYE, encode(Message.BYE, (0, "")), ident=0) * 2),
     (Rule.STREAM_UNKNOWN, stat, f(Message.END, END, ident=2)),
@@ -472,3 +476,54 @@ async def test_text_from_the_guest_is_escaped() -> None:
         tasks.start_soon(attempt)
         ident = await guest.until(Message.EXEC)
         await guest.send(frame(Message.END, ident, encode(Message.END, (3, 2, "\x1b[2Jgone\u202e"))))
+
+
+@pytest.mark.parametrize(
+    ("first", "error", "text"),
+    [
+        (b"", LaunchError, "did not start"),
+        (HELLO, ProtocolError, "session.state"),
+        (READY, ProtocolError, "session.state"),
+        (f(Message.PREPARED, PREPARED, ident=0), ProtocolError, "session.state"),
+        (f(Message.RENEWED, RENEWED, ident=0) * 2, ProtocolError, "session.state"),
+        (f(Message.RENEWED, b"\0\0\0\x09" + RENEWED[4:], ident=0), LaunchError, "protocol 9"),
+        (f(Message.RENEWED, RENEWED[:-4] + b"\0\0\0\1\0\0\0\5ho\x1b\xffe", ident=0), LaunchError, r"kept .* ho\\x1b"),
+        (f(Message.BYE, encode(Message.BYE, (0, "enough")), ident=0), LaunchError, "enough"),
+    ],
+    ids=["silent", "hello", "ready", "prepared", "twice", "version", "kept", "bye"],
+)
+async def test_restored_children_that_misbehave(first: bytes, error: type[JubakoError], text: str) -> None:
+    theirs, ours = socket.socketpair()
+    theirs.settimeout(0)
+    theirs.send(first)
+    theirs.shutdown(socket.SHUT_WR)
+    identity = Identity("child")
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            with pytest.raises(error, match=text):
+                await GuestSession.resume(
+                    SocketStream(ours), tasks=tasks, config=SessionConfig(), hooks=Hooks(), identity=identity
+                )
+    assert ours.fileno() == -1
+    assert identity.seed in theirs.recv(4096)
+    assert "seed" not in repr(identity)
+    theirs.close()
+
+
+async def test_a_guest_that_never_becomes_still_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jubako.guest.renewal._MARGIN", 0.1)
+    async with hostile() as (session, guest, hooks):
+        with pytest.raises(InstanceLostError, match="still"):
+            await session.prepare()
+        assert hooks.kills == 1
+        assert session.closed.is_set()
+        assert guest is not None
+
+
+async def test_a_guest_that_answers_twice_breaks_a_rule() -> None:
+    async with hostile() as (session, guest, hooks), anyio.create_task_group() as tasks:
+        tasks.start_soon(session.prepare)
+        await guest.until(Message.PREPARE)
+        await guest.send(f(Message.PREPARED, PREPARED, ident=0) * 2)
+        await session.closed.wait()
+        assert hooks.violations == [Rule.SESSION_STATE]
