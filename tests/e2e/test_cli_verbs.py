@@ -15,9 +15,21 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.driver("bwrap")
 
 
+def on_process(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the boundary that these tests are about; by itself the strongest of the machine is taken."""
+    if arguments[0] not in {"run", "explain"} or "--boundary" in arguments:
+        return arguments
+    return (arguments[0], "--boundary", "process", *arguments[1:])
+
+
 def jubako(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "jubako", *arguments], capture_output=True, text=True, timeout=60, check=False, env=env
+        [sys.executable, "-m", "jubako", *on_process(arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=env,
     )
 
 
@@ -47,7 +59,7 @@ def test_doctor_lists_what_holds_and_what_to_do() -> None:
     assert result.stdout.endswith("ready: the default policy can be enforced here\n")
     report = json.loads(jubako("doctor", "--json").stdout)
     assert report["ok"] is True
-    (driver,) = report["drivers"]
+    driver = next(item for item in report["drivers"] if item["name"] == "bwrap")
     assert {"name", "available", "features", "reasons", "controls", "usable"} <= set(driver)
     assert all(control["level"] in {"enforced", "partial", "unenforced"} for control in driver["controls"])
 

@@ -19,13 +19,13 @@ PR_SET_CHILD_SUBREAPER = 36
 
 async def rounds(count: int, latest: float) -> None:
     async with Runtime() as runtime:
-        async with AsyncSandbox(runtime=runtime):
+        async with AsyncSandbox(boundary="process", runtime=runtime):
             pass  # the driver is ready from here on
         for _ in range(count):
             with anyio.move_on_after(random.uniform(0, latest)):
-                async with AsyncSandbox(runtime=runtime) as box:
+                async with AsyncSandbox(boundary="process", runtime=runtime) as box:
                     await box.run("pass")
-        async with AsyncSandbox(runtime=runtime) as box:
+        async with AsyncSandbox(boundary="process", runtime=runtime) as box:
             assert (await box.run("print(6 * 7)")).stdout == "42\n"
 
 

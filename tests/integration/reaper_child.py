@@ -23,7 +23,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 async def cycle(runtime: Runtime) -> None:
     while True:
-        async with AsyncSandbox(runtime=runtime) as box:
+        async with AsyncSandbox(boundary="process", runtime=runtime) as box:
             await box.files.write("data", b"x" * 100_000)
             process = await box.exec(["sh", "-c", "sleep 60 & sleep 0.005; echo done"])
             await process.stdout.readline()

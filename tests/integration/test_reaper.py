@@ -30,7 +30,7 @@ KEEPER = """
 import anyio
 from jubako.runtime import AsyncSandbox, Runtime
 async def main():
-    async with Runtime() as runtime, AsyncSandbox(runtime=runtime, name="kept") as box:
+    async with Runtime() as runtime, AsyncSandbox(boundary="process", runtime=runtime, name="kept") as box:
         print(runtime.owner, box.id, flush=True)
         await anyio.sleep(60)
 anyio.run(main)
@@ -69,7 +69,7 @@ async def test_the_living_are_left_alone_and_the_dead_removed(state_home: Path) 
         keeper.send_signal(signal.SIGKILL)
         keeper.wait()
         assert store.get(sandbox).name == "kept"
-        async with Runtime() as runtime, AsyncSandbox(runtime=runtime, name="kept") as box:
+        async with Runtime() as runtime, AsyncSandbox(boundary="process", runtime=runtime, name="kept") as box:
             assert [item.id for item in store.find()] == [box.id]
             assert owners(state_home / "run") == {runtime.owner}
         store.close()

@@ -108,5 +108,5 @@ def test_nothing_is_left_after_the_next_start(state_home: Path, tmp_path: Path) 
 
 
 async def start_once() -> None:
-    async with Runtime() as runtime, AsyncSandbox(runtime=runtime) as box:
+    async with Runtime() as runtime, AsyncSandbox(boundary="process", runtime=runtime) as box:
         assert (await box.run("print(6 * 7)")).stdout == "42\n"

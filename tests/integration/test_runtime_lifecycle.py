@@ -95,7 +95,9 @@ def children() -> set[int]:
 async def test_record_and_directory_exist_while_it_runs_and_not_after(state_home: Path) -> None:
     before = children()
     async with Runtime() as runtime:
-        async with AsyncSandbox(runtime=runtime, name="worker", labels={"team": "a"}, ttl=60) as box:
+        async with AsyncSandbox(
+            boundary="process", runtime=runtime, name="worker", labels={"team": "a"}, ttl=60
+        ) as box:
             store = StateStore.open(state_home / "state.db")
             record = store.get(box.id)
             assert (record.state, record.name, record.labels) == ("running", "worker", {"team": "a"})
@@ -105,17 +107,17 @@ async def test_record_and_directory_exist_while_it_runs_and_not_after(state_home
             assert (state_home / "run" / runtime.owner / box.id).stat().st_mode & 0o777 == 0o700
             assert [item.id for item in runtime.sandboxes()] == [box.id]
             with pytest.raises(NameTakenError):
-                await AsyncSandbox(runtime=runtime, name="worker").start()
+                await AsyncSandbox(boundary="process", runtime=runtime, name="worker").start()
             store.close()
         assert runtime.sandboxes() == ()
-        async with AsyncSandbox(runtime=runtime, name="worker") as again:
+        async with AsyncSandbox(boundary="process", runtime=runtime, name="worker") as again:
             assert again.state is SandboxState.RUNNING
     assert children() == before
     assert_nothing_left(state_home)
 
 
 async def test_states_and_what_each_allows(runtime: Runtime) -> None:
-    box = AsyncSandbox(runtime=runtime)
+    box = AsyncSandbox(boundary="process", runtime=runtime)
     assert box.state == "pending"
     await box.start()
     assert box.state == "running"
@@ -133,7 +135,7 @@ async def test_states_and_what_each_allows(runtime: Runtime) -> None:
 
 
 async def test_pause_freezes_and_resume_goes_on(runtime: Runtime) -> None:
-    async with AsyncSandbox(runtime=runtime) as box:
+    async with AsyncSandbox(boundary="process", runtime=runtime) as box:
         if "pause" not in box.card().boundary.features:
             with pytest.raises(InvalidRequestError):
                 await box.pause()
@@ -160,7 +162,7 @@ async def test_pause_freezes_and_resume_goes_on(runtime: Runtime) -> None:
 
 
 async def test_time_to_live_destroys_and_later_calls_say_so(runtime: Runtime, sink: Collector) -> None:
-    box = AsyncSandbox(runtime=runtime, ttl=0.6)
+    box = AsyncSandbox(boundary="process", runtime=runtime, ttl=0.6)
     await box.start()
     with pytest.raises(SandboxExpiredError) as caught, anyio.fail_after(20):
         await box.run("import time; time.sleep(60)")
@@ -176,7 +178,7 @@ async def test_time_to_live_destroys_and_later_calls_say_so(runtime: Runtime, si
 
 
 async def test_death_of_the_sandbox_is_seen_with_its_reason(runtime: Runtime, sink: Collector) -> None:
-    box = AsyncSandbox(runtime=runtime)
+    box = AsyncSandbox(boundary="process", runtime=runtime)
     await box.start()
     held = await box.exec(["sleep", "60"])
     # Kill pid 1 of the sandbox from outside, as an administrator or the kernel might.
@@ -211,7 +213,7 @@ async def test_events_tell_the_whole_story_in_order(runtime: Runtime, sink: Coll
             {"kind": "accept-weaker", "control": "resource.cpu", "accept": "optional", "reason": "a test of events"}
         ]
     }
-    async with AsyncSandbox(runtime=runtime, policy=policy) as box:
+    async with AsyncSandbox(boundary="process", runtime=runtime, policy=policy) as box:
         await box.files.write("a", b"12345")
         await box.files.read("a")
         await box.run("import sys; sys.exit(3)")
@@ -238,7 +240,7 @@ async def test_events_tell_the_whole_story_in_order(runtime: Runtime, sink: Coll
 async def test_refusal_starts_nothing_and_is_recorded(runtime: Runtime, sink: Collector, state_home: Path) -> None:
     policy = {"secrets": {"TOKEN": {"source": "env:TOKEN", "hosts": ["example.com"]}}}
     with pytest.raises(PolicyNotEnforceableError) as caught:
-        await AsyncSandbox(runtime=runtime, policy=policy).start()
+        await AsyncSandbox(boundary="process", runtime=runtime, policy=policy).start()
     listed = caught.value.details["controls"]
     assert isinstance(listed, list)
     assert [item["control"] for item in listed] == ["secret.broker"]
@@ -253,7 +255,7 @@ async def test_fifty_at_once(state_home: Path, sink: Collector) -> None:
     results: list[str] = []
 
     async def one(runtime: Runtime, number: int) -> None:
-        async with AsyncSandbox(runtime=runtime) as box:
+        async with AsyncSandbox(boundary="process", runtime=runtime) as box:
             results.append((await box.run(f"print({number} * 2)")).stdout)
 
     async with Runtime(sinks=[sink]) as runtime:
@@ -268,21 +270,21 @@ async def test_fifty_at_once(state_home: Path, sink: Collector) -> None:
 async def test_leaving_the_runtime_destroys_what_is_left(state_home: Path) -> None:
     before = children()
     async with Runtime() as runtime:
-        boxes = [AsyncSandbox(runtime=runtime) for _ in range(3)]
+        boxes = [AsyncSandbox(boundary="process", runtime=runtime) for _ in range(3)]
         for box in boxes:
             await box.start()
     assert [box.state for box in boxes] == [SandboxState.DESTROYED] * 3
     assert children() == before
     assert_nothing_left(state_home)
     with pytest.raises(SandboxStateError, match="runtime is not open"):
-        await AsyncSandbox(runtime=runtime).start()
+        await AsyncSandbox(boundary="process", runtime=runtime).start()
 
 
 async def test_cancelling_anywhere_leaves_nothing(state_home: Path) -> None:
     before = children()
     for milliseconds in (0, 1, 5, 20, 60, 120, 250):
         with anyio.move_on_after(milliseconds / 1000):
-            async with AsyncSandbox() as box:
+            async with AsyncSandbox(boundary="process") as box:
                 await box.run("import time; time.sleep(60)")
     assert children() == before
     assert_nothing_left(state_home)
@@ -295,7 +297,7 @@ async def test_an_error_of_the_body_comes_out_as_it_is(state_home: Path) -> None
 
 
 async def _fail_inside() -> None:
-    async with AsyncSandbox() as box:
+    async with AsyncSandbox(boundary="process") as box:
         await box.run("1")
         raise ZeroDivisionError
 
@@ -305,7 +307,7 @@ async def test_damaged_record_is_told_before_anything_starts(state_home: Path) -
         pass
     (state_home / "state.db").write_bytes(b"garbage" * 1000)
     with pytest.raises(StoreError, match="can't be used"):
-        async with AsyncSandbox():
+        async with AsyncSandbox(boundary="process"):
             pytest.fail("must not start")
     assert owners(state_home / "run") == frozenset()
 
@@ -334,7 +336,7 @@ async def test_unavailable_boundary_says_why_and_auto_takes_the_next() -> None:
         with pytest.raises(DriverUnavailableError, match="no hypervisor") as caught:
             await AsyncSandbox(runtime=runtime, boundary="vm").start()
         assert caught.value.hint == "buy one"
-        async with AsyncSandbox(runtime=runtime) as box:
+        async with AsyncSandbox(boundary="process", runtime=runtime) as box:
             assert box.card().boundary.driver == "bwrap"
 
 
@@ -342,23 +344,23 @@ async def test_failing_launch_leaves_nothing_and_names_its_cause(runtime: Runtim
     gone = tmp_path / "gone"
     policy = {"files": {"mounts": [{"source": str(gone), "target": "/data"}]}}
     with pytest.raises((LaunchError, InvalidRequestError)) as caught:
-        await AsyncSandbox(runtime=runtime, policy=policy).start()
+        await AsyncSandbox(boundary="process", runtime=runtime, policy=policy).start()
     assert "gone" in str(caught.value)
     assert runtime.sandboxes() == ()
 
 
 async def test_explain_and_doctor_start_nothing(state_home: Path) -> None:
-    card = await async_explain(policy={"resources": {"memory": "64MiB"}})
+    card = await async_explain(boundary="process", policy={"resources": {"memory": "64MiB"}})
     assert card.boundary.kind is BoundaryKind.PROCESS
     report = await async_doctor()
-    (driver,) = report.drivers
+    driver = next(item for item in report.drivers if item.name == "bwrap")
     assert (driver.name, driver.available, driver.usable, report.ok) == ("bwrap", True, True, True)
     assert {control.control for control in driver.controls} >= {"fs.ro-root", "net.default-deny", "time.sandbox"}
     assert not (state_home / "run").exists()
 
 
 async def test_what_probes_found_is_on_the_card_and_an_escape_refuses_the_launch(state_home: Path) -> None:
-    async with AsyncSandbox() as box:
+    async with AsyncSandbox(boundary="process") as box:
         version = box.card().boundary.version
         assert box.card().probes is None
     kept = state_home / "probes" / "bwrap.json"
@@ -374,13 +376,13 @@ async def test_what_probes_found_is_on_the_card_and_an_escape_refuses_the_launch
     }
     kept.write_text(json.dumps(document))
     async with Runtime() as runtime:
-        async with AsyncSandbox(runtime=runtime) as box:
+        async with AsyncSandbox(boundary="process", runtime=runtime) as box:
             assert box.card().probes is not None
-            assert (await async_explain()).digest == box.card().digest
+            assert (await async_explain(boundary="process")).digest == box.card().digest
         kept.write_text(json.dumps({**document, "results": [{"control": "fs.ro-root", "verdict": "escaped"}]}))
         with pytest.raises(PolicyNotEnforceableError, match="a containment probe escaped"):
-            await AsyncSandbox(runtime=runtime).start()
-    async with Runtime(findings=False) as runtime, AsyncSandbox(runtime=runtime) as box:
+            await AsyncSandbox(boundary="process", runtime=runtime).start()
+    async with Runtime(findings=False) as runtime, AsyncSandbox(boundary="process", runtime=runtime) as box:
         assert box.card().probes is None
 
 
@@ -390,7 +392,7 @@ async def test_a_runtime_that_closes_stops_launches_of_other_tasks(state_home: P
 
     async def launch(runtime: Runtime) -> None:
         try:
-            await AsyncSandbox(runtime=runtime).start()
+            await AsyncSandbox(boundary="process", runtime=runtime).start()
         except SandboxStateError as error:
             outcomes.append(error.message)
         else:
@@ -414,14 +416,14 @@ async def test_a_name_held_by_a_dead_owner_is_free(runtime: Runtime, state_home:
             created=datetime.now(UTC), name="worker",
         )
     )  # fmt: skip
-    async with AsyncSandbox(runtime=runtime, name="worker") as box:
+    async with AsyncSandbox(boundary="process", runtime=runtime, name="worker") as box:
         assert [record.id for record in store.find()] == [box.id]
     store.close()
 
 
 async def test_what_cannot_be_recorded_does_not_happen(runtime: Runtime, state_home: Path) -> None:
     before = children()
-    box = AsyncSandbox(runtime=runtime)
+    box = AsyncSandbox(boundary="process", runtime=runtime)
     await box.start()
     held = await box.exec(["sleep", "60"])
     during = children()
@@ -429,7 +431,7 @@ async def test_what_cannot_be_recorded_does_not_happen(runtime: Runtime, state_h
     with pytest.raises(LedgerError):
         await box.run("open('ran', 'w')")
     with pytest.raises(LedgerError):
-        await AsyncSandbox(runtime=runtime).start()
+        await AsyncSandbox(boundary="process", runtime=runtime).start()
     assert children() == during
     await held.kill()  # its end can't be recorded either, so the sandbox ends
     await until(lambda: box.state is SandboxState.FAILED)
@@ -466,6 +468,6 @@ async def test_a_driver_that_breaks_its_word_is_a_launch_error(state_home: Path)
     registry = DriverRegistry([DriverEntry("clumsy", f"{__name__}:Clumsy", BoundaryKind.VM)], tuple)
     async with Runtime(registry=registry) as runtime:
         with pytest.raises(LaunchError, match="No space left on device"):
-            await AsyncSandbox(runtime=runtime).start()
+            await AsyncSandbox(boundary="process", runtime=runtime).start()
         assert runtime.sandboxes() == ()
     assert_nothing_left(state_home)

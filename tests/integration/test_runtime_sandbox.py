@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.driver("bwrap")]
 
 @pytest.fixture
 async def box() -> AsyncIterator[AsyncSandbox]:
-    async with AsyncSandbox() as made:
+    async with AsyncSandbox(boundary="process") as made:
         yield made
 
 
@@ -136,7 +136,7 @@ async def test_check_turns_failure_into_an_error(box: AsyncSandbox) -> None:
 
 
 async def test_output_limit_cuts_and_says_so() -> None:
-    async with AsyncSandbox(policy={"output": {"max_bytes": 4096}}) as box:
+    async with AsyncSandbox(boundary="process", policy={"output": {"max_bytes": 4096}}) as box:
         result = await box.run("print('x' * 100_000)")
         assert (result.truncated, result.exit_code, len(result.stdout_bytes)) == (True, 0, 4096)
         assert result.limit_hits == ("resource.output",)
@@ -146,7 +146,7 @@ async def test_output_limit_cuts_and_says_so() -> None:
 
 async def test_output_limit_kills_where_the_policy_wants_it() -> None:
     policy = {"output": {"max_bytes": 4096, "on_limit": "kill"}}
-    async with AsyncSandbox(policy=policy) as box:
+    async with AsyncSandbox(boundary="process", policy=policy) as box:
         result = await box.run("while True: print('x' * 1000)", timeout=30)
         assert (result.truncated, result.signal, result.timed_out) == (True, signal.SIGKILL, False)
         assert result.shell_status == 137
@@ -349,21 +349,21 @@ async def test_programs_are_lists_of_strings(box: AsyncSandbox, argv: list[str])
 
 def test_wrong_construction_is_refused_before_anything_starts() -> None:
     with pytest.raises(InvalidPolicyError, match=r"resources\.memory"):
-        AsyncSandbox(policy={"resources": {"memory": "lots"}})
+        AsyncSandbox(boundary="process", policy={"resources": {"memory": "lots"}})
     with pytest.raises(InvalidRequestError, match="name"):
-        AsyncSandbox(name="no spaces allowed")
+        AsyncSandbox(boundary="process", name="no spaces allowed")
     with pytest.raises(InvalidRequestError, match="ttl is 7200 s"):
-        AsyncSandbox(ttl=7200)
+        AsyncSandbox(boundary="process", ttl=7200)
 
 
 async def test_use_before_start_says_how() -> None:
-    box = AsyncSandbox()
+    box = AsyncSandbox(boundary="process")
     with pytest.raises(SandboxStateError, match="is not started"):
         await box.run("1")
     with pytest.raises(SandboxStateError) as caught:
         await box.start()
     assert "async with" in caught.value.hint
     await box.destroy()
-    async with Runtime() as runtime, AsyncSandbox(runtime=runtime) as started:
+    async with Runtime() as runtime, AsyncSandbox(boundary="process", runtime=runtime) as started:
         with pytest.raises(SandboxStateError, match="started before"):
             await started.start()

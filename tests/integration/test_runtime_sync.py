@@ -32,7 +32,7 @@ def test_generated_source_is_up_to_date() -> None:
 
 
 def test_the_first_page_of_the_manual() -> None:
-    with Sandbox() as box:
+    with Sandbox(boundary="process") as box:
         assert box.run("print(6 * 7)").stdout == "42\n"
         box.files.write("data.csv", b"a,b\n1,2\n")
         box.files.write("job.py", "for line in open('data.csv'): print('row', line, end='', flush=True)")
@@ -44,7 +44,7 @@ def test_the_first_page_of_the_manual() -> None:
 
 
 def test_everything_that_a_process_can_do() -> None:
-    with Sandbox(name="sync", labels={"a": "b"}) as box, box.exec(["cat"], stdin=True) as process:
+    with Sandbox(boundary="process", name="sync", labels={"a": "b"}) as box, box.exec(["cat"], stdin=True) as process:
         process.stdin.write("one\n")
         assert process.stdout.readline() == "one\n"
         process.stdin.write(b"two")
@@ -63,7 +63,7 @@ def test_everything_that_a_process_can_do() -> None:
 
 
 def test_watch_is_closed_by_leaving_it() -> None:
-    with Sandbox() as box:
+    with Sandbox(boundary="process") as box:
         box.files.mkdir("seen")
         started = threading.Event()
 
@@ -89,7 +89,7 @@ def test_many_threads_share_one_bridge() -> None:
     results: list[str] = []
 
     def work(number: int) -> None:
-        with Sandbox() as box:
+        with Sandbox(boundary="process") as box:
             results.append(box.run(f"print({number})").stdout)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -103,14 +103,14 @@ def test_many_threads_share_one_bridge() -> None:
 
 def test_errors_cross_the_bridge_as_they_are() -> None:
     with pytest.raises(InvalidPolicyError):
-        Sandbox(policy={"nonsense": 1})
-    with pytest.raises(ZeroDivisionError), Sandbox() as box:
+        Sandbox(boundary="process", policy={"nonsense": 1})
+    with pytest.raises(ZeroDivisionError), Sandbox(boundary="process") as box:
         box.run(str(1 // 0))
     assert str(box.state) == "destroyed"
 
 
 def test_explicit_start_and_destroy() -> None:
-    box = Sandbox()
+    box = Sandbox(boundary="process")
     box.start()
     assert box.run("print(1)").ok
     box.destroy()
@@ -121,11 +121,11 @@ def test_explicit_start_and_destroy() -> None:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_inside_an_event_loop_it_refuses_with_the_other_spelling(backend: str) -> None:
-    made = Sandbox()
+    made = Sandbox(boundary="process")
 
     async def main() -> None:
         with pytest.raises(SandboxStateError, match="inside a running event loop") as caught:
-            Sandbox()
+            Sandbox(boundary="process")
         assert "AsyncSandbox" in caught.value.hint
         with pytest.raises(SandboxStateError):
             made.start()
@@ -137,12 +137,12 @@ def test_inside_an_event_loop_it_refuses_with_the_other_spelling(backend: str) -
 
 
 def test_after_the_end_of_the_bridge_it_refuses() -> None:
-    box = Sandbox()
+    box = Sandbox(boundary="process")
     box.start()
     close_shared_bridge()
     with pytest.raises(SandboxStateError, match="have ended"):
         box.run("1")
-    with Sandbox() as again:
+    with Sandbox(boundary="process") as again:
         assert again.run("print(1)").ok
 
 
@@ -150,14 +150,14 @@ FORKED = """
 import os
 from jubako import Sandbox
 from jubako.errors import SandboxStateError
-with Sandbox() as box:
+with Sandbox(boundary="process") as box:
     pid = os.fork()
     if pid == 0:
         try:
             box.run("1")
         except SandboxStateError as error:
             print(error.hint, flush=True)
-        with Sandbox() as own:
+        with Sandbox(boundary="process") as own:
             print(own.run("print('child')").stdout, end="", flush=True)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -174,7 +174,7 @@ def test_a_fork_is_refused_for_old_sandboxes_and_fine_for_new_ones() -> None:
 OUTLIVED = """
 import os, signal, sys, time
 from jubako import Sandbox
-with Sandbox() as box:
+with Sandbox(boundary="process") as box:
     if os.fork() == 0:
         print(os.getpid(), flush=True)
         os.close(1), os.close(2)
@@ -187,7 +187,7 @@ def test_a_forked_child_does_not_keep_its_dead_parent_alive(state_home: Path) ->
     result = script(OUTLIVED)
     assert result.returncode == -signal.SIGKILL
     try:
-        with Sandbox():
+        with Sandbox(boundary="process"):
             left = len(os.listdir(state_home / "run"))  # noqa: PTH208  # names are what counts
         assert left == 2  # our own lock and directory
     finally:
@@ -195,10 +195,12 @@ def test_a_forked_child_does_not_keep_its_dead_parent_alive(state_home: Path) ->
 
 
 def test_the_interpreter_ends_without_hanging_and_cleans_up(state_home: Path) -> None:
-    result = script("from jubako import Sandbox; box = Sandbox(); box.start(); print(box.run('print(1)').stdout)")
+    result = script(
+        "from jubako import Sandbox; box = Sandbox(boundary='process'); box.start(); print(box.run('print(1)').stdout)"
+    )
     assert (result.returncode, result.stderr) == (0, "")
     assert os.listdir(state_home / "run") == []  # noqa: PTH208  # names are what counts
-    failed = script("from jubako import Sandbox; box = Sandbox(); box.start(); raise SystemExit(3)")
+    failed = script("from jubako import Sandbox; box = Sandbox(boundary='process'); box.start(); raise SystemExit(3)")
     assert (failed.returncode, failed.stderr) == (3, "")
     assert os.listdir(state_home / "run") == []  # noqa: PTH208  # names are what counts
 
@@ -210,7 +212,7 @@ def interrupt():
     while not box.files.exists("alive"):
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
-with Sandbox() as box:
+with Sandbox(boundary="process") as box:
     threading.Thread(target=interrupt).start()
     try:
         box.run("import time; open('alive', 'w').close(); time.sleep(60)")

@@ -76,7 +76,7 @@ async def later(seconds: float) -> str:
 
 async def test_programs_call_what_is_granted(runtime: Runtime, sink: Collector) -> None:
     policy = Policy().with_tools("look_up", grant=ToolGrant(calls=3)).with_tools("later", grant=ToolGrant(seconds=0.1))
-    async with AsyncSandbox(policy=policy, tools=[look_up, later], runtime=runtime) as box:
+    async with AsyncSandbox(boundary="process", policy=policy, tools=[look_up, later], runtime=runtime) as box:
         lines = await ask(
             box,
             ("look_up", {"city": "Ulm"}),
@@ -113,7 +113,7 @@ async def test_programs_call_what_is_granted(runtime: Runtime, sink: Collector) 
 
 async def test_the_card_says_what_the_code_may_call(runtime: Runtime) -> None:
     policy = Policy().with_tools("look_up")
-    async with AsyncSandbox(policy=policy, tools=[Tool(look_up)], runtime=runtime) as box:
+    async with AsyncSandbox(boundary="process", policy=policy, tools=[Tool(look_up)], runtime=runtime) as box:
         card = box.card()
     assert ("host function", "look_up: 100 calls, 30 s each, 64 KiB in, 1 MiB out") in [
         (fact.label, fact.value) for fact in card.policy.summary
@@ -123,13 +123,13 @@ async def test_the_card_says_what_the_code_may_call(runtime: Runtime) -> None:
 
 async def test_wrong_grants_are_refused_before_anything_starts(runtime: Runtime) -> None:
     with pytest.raises(InvalidRequestError, match="does not grant the tools look_up"):
-        AsyncSandbox(tools=[look_up], runtime=runtime)
+        AsyncSandbox(boundary="process", tools=[look_up], runtime=runtime)
     with pytest.raises(InvalidRequestError, match="nobody supplies: look_up"):
-        AsyncSandbox(policy={"tools": {"look_up": {}}}, runtime=runtime)
+        AsyncSandbox(boundary="process", policy={"tools": {"look_up": {}}}, runtime=runtime)
     with pytest.raises(InvalidRequestError, match="nobody supplies: look_up"):
         await runtime.create(SandboxSpec(policy=Policy().with_tools("look_up")))
     with pytest.raises(InvalidPolicyError, match=r"tools\.look_up\.calls"):
-        AsyncSandbox(policy={"tools": {"look_up": {"calls": 0}}}, tools=[look_up], runtime=runtime)
+        AsyncSandbox(boundary="process", policy={"tools": {"look_up": {"calls": 0}}}, tools=[look_up], runtime=runtime)
     assert runtime.sandboxes() == ()
 
 
@@ -143,7 +143,7 @@ async def test_destroying_cancels_calls(runtime: Runtime, sink: Collector) -> No
         finally:
             ended.set()
 
-    box = AsyncSandbox(policy=Policy().with_tools("hold"), tools=[hold], runtime=runtime)
+    box = AsyncSandbox(boundary="process", policy=Policy().with_tools("hold"), tools=[hold], runtime=runtime)
     await box.start()
     await box.exec(["python3", "-c", CALL, json.dumps([("hold", {"x": 1})])])
     with anyio.fail_after(20):
@@ -168,7 +168,7 @@ async def test_calls_that_can_not_be_recorded_end_the_sandbox(
         write(self, event)
 
     monkeypatch.setattr(Ledger, "write", failing)
-    box = AsyncSandbox(policy=Policy().with_tools("look_up"), tools=[look_up], runtime=runtime)
+    box = AsyncSandbox(boundary="process", policy=Policy().with_tools("look_up"), tools=[look_up], runtime=runtime)
     await box.start()
     process = await box.exec(["python3", "-c", CALL + "import time; time.sleep(60)", '[["look_up", {"city": "Ulm"}]]'])
     with anyio.fail_after(20):
@@ -194,6 +194,6 @@ def test_blocking_callers_have_tools_too() -> None:
         return "waited"
 
     code = "import jubako_tools as t; print([t.call('note', number=n) for n in (5, 7)], t.call('pause', seconds=0.01))"
-    with Sandbox(policy=Policy().with_tools("note", "pause"), tools=[note, pause]) as box:
+    with Sandbox(boundary="process", policy=Policy().with_tools("note", "pause"), tools=[note, pause]) as box:
         assert box.run(code, check=True).stdout == "[1, 2] waited\n"
     assert numbers == [5, 7]
