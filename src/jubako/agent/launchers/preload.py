@@ -162,7 +162,9 @@ class _World:
     """What the interpreter had before the first program."""
 
     def __init__(self) -> None:
-        self.path = list(sys.path)
+        # Each program's own PYTHONPATH comes first, not this process's.
+        given = os.environ.get("PYTHONPATH", "").split(":")
+        self.path = [path for path in sys.path if path not in given]
         self.modules: "Set[str]" = set(sys.modules)
 
     def run(self, argv: "List[str]", _env: "Dict[str, str]", _cwd: str) -> int:

@@ -28,6 +28,7 @@ _BASE_FEATURES: Final = frozenset(
     {
         Feature.BACKGROUND,
         Feature.PORTS,
+        Feature.PRELOAD,
         Feature.PROCESSES,
         Feature.SIGNALS,
         Feature.TOOLS,

@@ -7,7 +7,8 @@ import resource
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
-from jubako.guest import LandlockConfig, MaskedPath, PrivateMount, SessionConfig
+from jubako.boundary.contract import Feature
+from jubako.guest import LandlockConfig, LauncherConfig, MaskedPath, PrivateMount, SessionConfig, preload_launcher
 from jubako.jail.bubblewrap.layout import LIBRARY, PATH
 from jubako.linux.cgroup import Ability
 
@@ -40,8 +41,16 @@ def session_config(plan: Plan, groups: CgroupSupport | None, seccomp: bytes) -> 
         mounts=_mounts(policy),
         masks=tuple(MaskedPath(path, directory) for path, directory in cast("_Masks", plan.payload["masks"])),
         seccomp=seccomp,
+        launcher=_launcher(plan),
         on_limit=policy.output.on_limit,
     )
+
+
+def _launcher(plan: Plan) -> LauncherConfig | None:
+    """Return the interpreter that imports what the spec wants preloaded, once."""
+    if not plan.spec.preload or Feature.PRELOAD not in plan.features:
+        return None
+    return preload_launcher(plan.spec.preload)
 
 
 def _environment(policy: Policy) -> dict[str, str]:

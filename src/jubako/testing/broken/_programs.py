@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROGRAM_DEFECTS"]
 
-_TIMED: Final = frozenset({"time.exec", "time.output-kept", "time.tree", "time.background"})
+_TIMED: Final = frozenset({"preload.ends", "time.exec", "time.output-kept", "time.tree", "time.background"})
 
 
 class IgnoresTimeout(BrokenDriver):
@@ -48,7 +48,7 @@ class HidesTimeout(BrokenDriver):
 class KeepsChild(BrokenDriver):
     """Leaves a child alive that made itself a session of its own."""
 
-    breaks = frozenset({"kill.tree", "tty.kill"})
+    breaks = frozenset({"kill.tree", "preload.ends", "tty.kill"})
     reach = frozenset({"kill"})
 
     class _Process(BrokenProcess):
@@ -74,6 +74,17 @@ for path in glob.glob("/proc/[0-9]*/stat"):
                 await inner.exec(ExecRequest(argv))
 
     process_type = _Process
+
+
+class StartsCold(BrokenDriver):
+    """Starts every program without the preloaded modules, whatever was asked for."""
+
+    breaks = frozenset({"features.preload", "preload.failing", "preload.modules"})
+    reach = frozenset({"exec.preloaded"})
+
+    def change_request(self, request: ExecRequest) -> ExecRequest:
+        """Drop the wish."""
+        return replace(request, preloaded=False)
 
 
 class WrongExitCode(BrokenDriver):
@@ -396,6 +407,7 @@ PROGRAM_DEFECTS: Final[tuple[type[BrokenDriver], ...]] = (
     IgnoresTimeout,
     HidesTimeout,
     KeepsChild,
+    StartsCold,
     WrongExitCode,
     SignalAsCode,
     MissingExecutableRaises,

@@ -58,7 +58,12 @@ class MakeGuest(Protocol):
     """Makes a sandbox; started unless told otherwise."""
 
     async def __call__(
-        self, policy: Policy | None = None, *, start: bool = True, tools: ToolLink | None = None
+        self,
+        policy: Policy | None = None,
+        *,
+        start: bool = True,
+        tools: ToolLink | None = None,
+        preload: tuple[str, ...] = (),
     ) -> Guest: ...
 
 
@@ -129,10 +134,15 @@ class Workbench:
         )
 
     async def make_guest(
-        self, policy: Policy | None = None, *, start: bool = True, tools: ToolLink | None = None
+        self,
+        policy: Policy | None = None,
+        *,
+        start: bool = True,
+        tools: ToolLink | None = None,
+        preload: tuple[str, ...] = (),
     ) -> Guest:
         """Make a sandbox under ``policy`` and start it."""
-        spec = SandboxSpec(policy=policy or Policy())
+        spec = SandboxSpec(policy=policy or Policy(), preload=preload)
         plan = self.driver.plan(spec, self.report)
         instance = await self.driver.create(plan, self.context(tools))
         self._made.append(instance)

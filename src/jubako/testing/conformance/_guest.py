@@ -65,6 +65,7 @@ class Options(TypedDict, total=False):
     stdin: bool
     timeout: float
     max_output: int
+    preloaded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +232,7 @@ def make_request(argv: tuple[str, ...], options: Options) -> ExecRequest:
         stdin=options.get("stdin", False),
         timeout=None if seconds is None else timedelta(seconds=seconds),
         max_output=options.get("max_output", 10 * 1024 * 1024),
+        preloaded=options.get("preloaded", False),
     )
 
 

@@ -12,6 +12,7 @@ from jubako.testing.conformance._lifecycle import LifecycleChecks
 from jubako.testing.conformance._limits import LimitChecks
 from jubako.testing.conformance._output import OutputChecks
 from jubako.testing.conformance._plan import PlanChecks
+from jubako.testing.conformance._preload import PreloadChecks
 from jubako.testing.conformance._signals import EndingChecks, SignalChecks
 from jubako.testing.conformance._stopping import StopChecks
 from jubako.testing.conformance._tools import ToolChecks
@@ -35,6 +36,7 @@ class AllChecks(
     OutputChecks,
     PlanChecks,
     PortChecks,
+    PreloadChecks,
     SignalChecks,
     StopChecks,
     TerminalChecks,
