@@ -215,7 +215,7 @@ class BrokenInstance:
     def _trace_request(self, request: ExecRequest) -> None:
         trace = self.driver.trace
         trace.add("exec" if self.started else "unstarted")
-        for name in ("cwd", "env", "user", "tty", "stdin", "timeout"):
+        for name in ("cwd", "env", "user", "tty", "stdin", "timeout", "preloaded"):
             if getattr(request, name):
                 trace.add(f"exec.{name}")
         if request.max_output != ExecRequest.__dataclass_fields__["max_output"].default:
