@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from jubako.boundary.card import Card
     from jubako.boundary.contract import ExitStatus, FileInfo, Usage, WatchEvent
+    from jubako.policy import Policy
     from jubako.runtime import {types}
     from jubako.runtime.arguments import PolicyLike, Seconds, Terminal
     from jubako.runtime.files import GuestPath
@@ -111,7 +112,9 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef, *, method: bool = Tr
     ]
     args.kwonlyargs = [arg for arg, _ in keep]
     args.kw_defaults = [default for _, default in keep]
-    passed = [arg.arg for arg in args.args[1 if method else 0 :]] + [f"{arg.arg}={arg.arg}" for arg in args.kwonlyargs]
+    passed = [arg.arg for arg in args.args[1 if method else 0 :]]
+    passed += [f"*{args.vararg.arg}"] if args.vararg else []
+    passed += [f"{arg.arg}={arg.arg}" for arg in args.kwonlyargs]
     return blocking(ast.unparse(args)), ", ".join(passed)
 
 

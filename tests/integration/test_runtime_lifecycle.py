@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from jubako import AsyncSandbox, Runtime, SandboxState, async_doctor, async_explain
 from jubako.boundary.contract import BoundaryKind, ControlResult, Enforcement, Plan, ProbeReport, Reason
 from jubako.boundary.registry import DriverEntry, DriverRegistry
+from jubako.drivers.bwrap import BwrapDriver
 from jubako.errors import (
     DriverUnavailableError,
     InstanceLostError,
@@ -340,6 +342,37 @@ async def test_unavailable_boundary_says_why_and_auto_takes_the_next() -> None:
             assert box.card().boundary.driver == "bwrap"
 
 
+class Weak(BwrapDriver):
+    """A thicker wall that lacks one control."""
+
+    name = "weak"
+    boundary = BoundaryKind.VM
+
+    def plan(self, spec: SandboxSpec, report: ProbeReport) -> Plan:
+        plan = super().plan(spec, report)
+        missing = ControlResult("fs.second-wall", Enforcement.UNENFORCED, "none", "there is one wall only")
+        controls = (*(item for item in plan.controls if item.control != missing.control), missing)
+        return dataclasses.replace(plan, controls=controls)
+
+
+async def test_a_refusal_names_the_boundaries_that_could_hold_it() -> None:
+    table = [
+        DriverEntry("weak", f"{__name__}:Weak", BoundaryKind.VM),
+        DriverEntry("absent", f"{__name__}:Absent", BoundaryKind.VM),
+        DriverEntry("nowhere", "jubako.nowhere:Driver", BoundaryKind.MICROVM),
+        DriverEntry("bwrap", "jubako.drivers.bwrap:BwrapDriver", BoundaryKind.PROCESS),
+    ]
+    async with Runtime(registry=DriverRegistry(table, tuple)) as runtime:
+        policy = {"require": {"fs.second-wall": "enforced"}}
+        with pytest.raises(PolicyNotEnforceableError, match="there is one wall only") as caught:
+            await AsyncSandbox(runtime=runtime, policy=policy).start()
+        assert "use a boundary that could enforce it: process" in caught.value.hint
+        (control,) = cast("list[dict[str, object]]", caught.value.details["controls"])
+        assert (control["control"], control["alternatives"]) == ("fs.second-wall", ["process"])
+        async with AsyncSandbox(boundary="process", runtime=runtime, policy=policy) as box:
+            assert box.card().refusals == ()
+
+
 async def test_failing_launch_leaves_nothing_and_names_its_cause(runtime: Runtime, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     policy = {"files": {"mounts": [{"source": str(gone), "target": "/data"}]}}
@@ -468,6 +501,6 @@ async def test_a_driver_that_breaks_its_word_is_a_launch_error(state_home: Path)
     registry = DriverRegistry([DriverEntry("clumsy", f"{__name__}:Clumsy", BoundaryKind.VM)], tuple)
     async with Runtime(registry=registry) as runtime:
         with pytest.raises(LaunchError, match="No space left on device"):
-            await AsyncSandbox(boundary="process", runtime=runtime).start()
+            await AsyncSandbox(runtime=runtime).start()
         assert runtime.sandboxes() == ()
     assert_nothing_left(state_home)

@@ -367,3 +367,45 @@ async def test_use_before_start_says_how() -> None:
     async with Runtime() as runtime, AsyncSandbox(boundary="process", runtime=runtime) as started:
         with pytest.raises(SandboxStateError, match="started before"):
             await started.start()
+
+
+async def test_files_run_by_their_ending(box: AsyncSandbox) -> None:
+    await box.files.write("in/job.py", "import sys; print(sys.argv, input())")
+    await box.files.write("job.sh", "echo $0 $1; exit 3")
+    result = await box.run_file("in/job.py", "a", "b c", stdin="typed")
+    assert result.stdout == "['/workspace/in/job.py', 'a', 'b c'] typed\n"
+    assert result.usage is not None
+    assert (await box.run_file("/workspace/job.sh", "x")).stdout == "/workspace/job.sh x\n"
+    with pytest.raises(CommandFailedError):
+        await box.run_file("job.sh", check=True)
+    await box.files.write("job", "print(6 * 7)")
+    assert (await box.run_file("job", language="python")).stdout == "42\n"
+    missing = await box.run_file("missing.py")
+    assert missing.exit_code == 2
+    for path, message in (
+        ("job", "the name job doesn't say which language it is"),
+        ("job.wasm", "job.wasm is a WebAssembly program: it needs the boundary wasm, not process"),
+    ):
+        with pytest.raises(InvalidRequestError, match=message):
+            await box.run_file(path)
+
+
+async def test_commands_for_exec(box: AsyncSandbox) -> None:
+    assert box.command(code="1") == ("python3", "-c", "1")
+    assert box.command(code="1", language="bash") == ("bash", "-c", "1")
+    assert box.command(file="a/b.py") == ("python3", "/workspace/a/b.py")
+    assert box.command(file="/tmp/x", language="bash") == ("bash", "/tmp/x")
+    assert box.policy.files.workspace == "/workspace"
+    assert box.preload == ()
+    for given in ({}, {"code": "1", "file": "x.py"}):
+        with pytest.raises(InvalidRequestError, match="either code or a file"):
+            box.command(**given)
+
+
+async def test_preloading_is_asked_for_and_refused_where_it_can_not_be(box: AsyncSandbox) -> None:
+    with pytest.raises(InvalidRequestError, match="the sandbox has preloaded nothing"):
+        await box.exec(["python3", "-c", "1"], preloaded=True)
+    with pytest.raises(InvalidRequestError, match="preload is a list"):
+        AsyncSandbox(boundary="process", preload="numpy")
+    with pytest.raises(InvalidRequestError, match=r"preload\.0"):
+        AsyncSandbox(boundary="process", preload=["numpy; import os"])

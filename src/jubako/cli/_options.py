@@ -20,6 +20,7 @@ __all__ = [
     "boundary_options",
     "colored",
     "json_option",
+    "preload_option",
     "run_async",
     "terminal_width",
 ]
@@ -81,11 +82,27 @@ def boundary_options(function: F) -> F:
             default="auto",
             show_default=True,
             metavar="KIND",
-            help="auto, process, ... : the kind of wall.",
+            help="auto, wasm, process, gvisor, ... : the kind of wall.",
         ),
     ):
         function = option(function)
     return function
+
+
+def _modules(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    del ctx, param
+    return tuple(name.strip() for item in value for name in item.split(",") if name.strip())
+
+
+def preload_option(function: F) -> F:
+    """Add ``--preload``."""
+    return click.option(
+        "--preload",
+        multiple=True,
+        metavar="M[,M]...",
+        callback=_modules,
+        help="Python modules to import once, before the first program; may be repeated.",
+    )(function)
 
 
 def run_async(function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "explain": "Show the card of a sandbox before anything runs.",
         "doctor": "Say what this machine can enforce, and what to do about the rest.",
         "probe": "Run hostile programs inside and show that they are contained.",
+        "snapshot": "Write prepared sandboxes down, to go on from by run --from.",
         "audit": "Verify the ledger of events.",
     }
 )

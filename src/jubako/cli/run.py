@@ -7,25 +7,31 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import click
 
 from jubako._lib.text import printable
 from jubako._lib.units import format_seconds
+from jubako.boundary.contract import BoundaryKind
 from jubako.cli._files import Upload, parse_uploads, upload
-from jubako.cli._options import SecondsType, boundary_options, json_option, run_async
+from jubako.cli._options import SecondsType, boundary_options, json_option, preload_option, run_async
 from jubako.cli._stdio import Output, read_input
 from jubako.errors import InvalidRequestError, JubakoError
 from jubako.runtime import AsyncSandbox
 from jubako.runtime.arguments import as_policy
-from jubako.runtime.languages import LANGUAGES, language_of_file, language_of_name
+from jubako.runtime.languages import (
+    LANGUAGES,
+    WASM_SUFFIX,
+    language_for_file,
+    language_of_program,
+    require_wasm,
+)
 from jubako.runtime.result import RunResult
 
 if TYPE_CHECKING:
     from jubako.boundary.contract import ExitStatus
-    from jubako.policy import Policy
     from jubako.runtime import AsyncProcess
 
 __all__ = ["command"]
@@ -46,15 +52,34 @@ class _RunCommand(click.Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """What to run, checked as far as it can be before anything starts."""
+class _Program:
+    """What to run: code, a host file that is copied in first, or a command. The sandbox says how to start it."""
 
-    boundary: str
-    driver: str | None
-    template: str
-    policy: Policy
-    name: str | None
-    argv: tuple[str, ...]
+    code: str | None = None
+    source: Path | None = None
+    language: str | None = None
+    words: tuple[str, ...] = ()
+
+    def argv(self, box: AsyncSandbox) -> tuple[str, ...]:
+        """Return the argument vector. Raises InvalidRequestError where the sandbox can't run it."""
+        if self.code is not None:
+            return (*box.command(code=self.code, language=self.language), *self.words)
+        if self.source is not None:
+            return (*box.command(file=self.source.name, language=self.language), *self.words)
+        return self.words
+
+    def preloaded(self, box: AsyncSandbox, argv: tuple[str, ...]) -> bool:
+        """Whether it starts as a fork of the interpreter that has imported modules."""
+        spoken = language_of_program(argv[0]) if self.code is not None or self.source is not None else None
+        return bool(box.preload) and spoken is not None and spoken.preloadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What to do, checked as far as it can be before anything starts."""
+
+    box: AsyncSandbox
+    program: _Program
     uploads: tuple[Upload, ...]
     env: dict[str, str]
     cwd: str | None
@@ -66,12 +91,14 @@ class _Job:
 @click.command("run", cls=_RunCommand, context_settings={"allow_interspersed_args": False})
 @boundary_options
 @click.option("-c", "code", metavar="CODE", help="Run this code instead of a file.")
-@click.option("--language", type=click.Choice(list(LANGUAGES)), help="The code's language; a file's ending tells it.")
+@click.option("--language", type=click.Choice([*LANGUAGES, "javascript"]), help="The code's; a file's ending tells it.")
 @click.option("--timeout", type=SecondsType(), help="Time for the program, such as 90, 5m or 250ms.")
 @click.option("--env", "variables", multiple=True, metavar="K=V", help="A variable for the program; may be repeated.")
 @click.option("--file", "files", multiple=True, metavar="SRC[:DEST]", help="A file or directory to copy in first.")
 @click.option("--cwd", help="Where the program starts; the workspace without.")
 @click.option("--name", help="A name for the sandbox.")
+@preload_option
+@click.option("--from", "origin", metavar="SNAPSHOT", help="Go on from a snapshot, by name or digest.")
 @click.option("--raw", is_flag=True, help="On a terminal, pass output through as it is, escape sequences included.")
 @json_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="FILE [ARGS]... | -- CMD [ARGS]...")
@@ -82,6 +109,8 @@ def command(ctx: click.Context, /, **options: object) -> int:
     Standard input, output and error output are the program's. The exit status is the program's own;
     125 means that the sandbox could not be made, 126 and 127 that the program could not be started,
     124 that its time ran out, 137 that a limit killed it, 128 + n that signal n did.
+
+    A FILE that ends in .wasm runs behind the boundary wasm.
     """
     del options
     job = _job(**ctx.params)
@@ -90,37 +119,28 @@ def command(ctx: click.Context, /, **options: object) -> int:
 
 def _job(
     *,
-    boundary: str,
-    driver: str | None,
-    policy: str | None,
-    template: str,
     code: str | None,
     language: str | None,
     timeout: float | None,
     variables: tuple[str, ...],
     files: tuple[str, ...],
     cwd: str | None,
-    name: str | None,
     raw: bool,
     as_json: bool,
     words: tuple[str, ...],
     dashed: bool,
+    **terms: Any,
 ) -> _Job:
-    terms = as_policy(policy)
-    if policy is None and timeout is not None:
-        # Who gives no policy file decides here and now; with a file, the file has the last word.
-        longest = max(timeout, terms.time.exec)
-        time = terms.time.model_copy(update={"exec": longest, "sandbox": max(terms.time.sandbox, longest + 60)})
-        terms = terms.model_copy(update={"time": time})
-    argv, script = _program(code, language, words, terms.files.workspace, dashed=dashed)
+    program = _program(code, language, words, dashed=dashed)
+    if program.source is not None and program.source.suffix == WASM_SUFFIX and not language:
+        if terms["boundary"] == "auto" and terms["origin"] is None and terms["driver"] is None:
+            terms["boundary"] = str(BoundaryKind.WASM)
+        elif terms["boundary"] != "auto":
+            require_wasm(program.source.name, terms["boundary"])
     return _Job(
-        boundary=boundary,
-        driver=driver,
-        template=template,
-        policy=terms,
-        name=name,
-        argv=argv,
-        uploads=(*parse_uploads(files), *script),
+        box=_box(timeout=timeout, **terms),
+        program=program,
+        uploads=parse_uploads(files),
         env=_variables(variables),
         cwd=cwd,
         timeout=timeout,
@@ -129,30 +149,49 @@ def _job(
     )
 
 
-def _program(
-    code: str | None, language: str | None, words: tuple[str, ...], workspace: str, *, dashed: bool
-) -> tuple[tuple[str, ...], tuple[Upload, ...]]:
-    """Return the argument vector, and the script to copy in where there is one."""
+def _box(
+    *,
+    boundary: str,
+    driver: str | None,
+    template: str,
+    policy: str | None,
+    name: str | None,
+    preload: tuple[str, ...],
+    origin: str | None,
+    timeout: float | None,
+) -> AsyncSandbox:
+    if origin is not None:
+        if preload or driver is not None or (boundary, template) != ("auto", "host"):
+            message = "--from takes boundary, driver, template and preloaded modules from the snapshot"
+            raise click.UsageError(message)
+        return AsyncSandbox.restore(origin, policy=policy, name=name)
+    terms = as_policy(policy)
+    if policy is None and timeout is not None:
+        # Who gives no policy file decides here and now; with a file, the file has the last word.
+        longest = max(timeout, terms.time.exec)
+        time = terms.time.model_copy(update={"exec": longest, "sandbox": max(terms.time.sandbox, longest + 60)})
+        terms = terms.model_copy(update={"time": time})
+    return AsyncSandbox(boundary=boundary, driver=driver, policy=terms, template=template, name=name, preload=preload)
+
+
+def _program(code: str | None, language: str | None, words: tuple[str, ...], *, dashed: bool) -> _Program:
     if dashed and (code is not None or language is not None):
         message = "-- CMD goes with neither -c nor --language"
         raise click.UsageError(message)
     if code is not None:
-        return (*language_of_name(language or "python").command(code), *words), ()
+        return _Program(code=code, language=language, words=words)
     if not words:
         message = "nothing to run: give FILE, -c CODE or -- CMD"
         raise click.UsageError(message)
     if dashed:
-        return words, ()
+        return _Program(words=words)
     source = Path(words[0])
-    spoken = language_of_name(language) if language else language_of_file(source.name)
-    if spoken is None:
-        msg = f"the name {printable(source.name)} doesn't say which language it is"
-        raise InvalidRequestError(msg, hint=f"pass --language {'|'.join(LANGUAGES)}, or -- CMD for a program inside")
+    if source.suffix != WASM_SUFFIX:
+        language_for_file(source.name, language)  # asked again inside, where it is known what there is
     if not source.is_file():
         msg = f"{printable(words[0])} is not a file"
         raise InvalidRequestError(msg, hint="a program that is inside goes after --", details={"path": words[0]})
-    inside = f"{workspace}/{source.name}"
-    return (spoken.program, inside, *words[1:]), (Upload(source, inside),)
+    return _Program(source=source, language=language, words=words[1:])
 
 
 def _variables(given: tuple[str, ...]) -> dict[str, str]:
@@ -185,16 +224,21 @@ async def _supervise(job: _Job) -> int:
 
 
 async def _run(job: _Job) -> int:
-    async with AsyncSandbox(
-        boundary=job.boundary, driver=job.driver, policy=job.policy, template=job.template, name=job.name
-    ) as box:
+    async with job.box as box:
+        argv = job.program.argv(box)
         for item in job.uploads:
             await upload(box.files, item)
-        async with await box.exec(job.argv, timeout=job.timeout, env=job.env, cwd=job.cwd, stdin=True) as process:
+        source = job.program.source
+        if source is not None:
+            await upload(box.files, Upload(source, f"{box.policy.files.workspace}/{source.name}"))
+        preloaded = job.program.preloaded(box, argv)
+        async with await box.exec(
+            argv, timeout=job.timeout, env=job.env, cwd=job.cwd, stdin=True, preloaded=preloaded
+        ) as process:
             if job.as_json:
                 return await _as_json(box, process)
             status = await process.forward(Output(1, raw=job.raw).write, Output(2, raw=job.raw).write, read_input())
-        _explain_end(status, job)
+        _explain_end(status, job.timeout or box.policy.time.exec)
         return RunResult.of(status, b"", b"", duration=process.age).shell_status
 
 
@@ -219,12 +263,11 @@ async def _as_json(box: AsyncSandbox, process: AsyncProcess) -> int:
     return result.shell_status
 
 
-def _explain_end(status: ExitStatus, job: _Job) -> None:
+def _explain_end(status: ExitStatus, seconds: float) -> None:
     """Say on standard error what the exit status can't."""
     if status.message:
         click.echo(f"jubako: {printable(status.message)}", err=True)
     if status.timed_out:
-        limit = format_seconds(job.timeout or job.policy.time.exec)
-        click.echo(f"jubako: time.exec: the program ran over its {limit} and was killed", err=True)
+        click.echo(f"jubako: time.exec: the program ran over its {format_seconds(seconds)} and was killed", err=True)
     for control in sorted(status.limits - {"time.exec"}):
         click.echo(f"jubako: {control}: the program ran into this limit", err=True)

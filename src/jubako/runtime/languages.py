@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from jubako._lib.text import printable
+from jubako.boundary.contract import BoundaryKind
 from jubako.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -13,7 +15,21 @@ if TYPE_CHECKING:
 
     from jubako.boundary.contract import Fact
 
-__all__ = ["INLINE_LIMIT", "LANGUAGES", "Language", "language_of_file", "language_of_name", "languages_of_facts"]
+__all__ = [
+    "INLINE_LIMIT",
+    "LANGUAGES",
+    "WASM_SUFFIX",
+    "Language",
+    "language_for_file",
+    "language_of_file",
+    "language_of_name",
+    "language_of_program",
+    "languages_of_facts",
+    "require_wasm",
+]
+
+WASM_SUFFIX: Final = ".wasm"
+"""The ending of programs that need no interpreter inside, but the boundary ``wasm``."""
 
 INLINE_LIMIT: Final = 100_000
 """Bytes of code that go into one argument; the kernel's limit is 128 KiB an argument."""
@@ -86,6 +102,27 @@ def language_of_file(name: str, facts: Mapping[str, Fact] = _NO_FACTS) -> Langua
         if name.endswith(language.suffixes):
             return _javascript(facts) if language.name in _JAVASCRIPT else language
     return None
+
+
+def language_for_file(name: str, language: str | None, facts: Mapping[str, Fact] = _NO_FACTS) -> Language:
+    """Return the language that was asked for, or the one of the file's ending. Raises InvalidRequestError."""
+    spoken = language_of_name(language, facts) if language else language_of_file(name, facts)
+    if spoken is None:
+        msg = f"the name {printable(name)} doesn't say which language it is"
+        raise InvalidRequestError(msg, hint=f"name it: {', '.join(LANGUAGES)}")
+    return spoken
+
+
+def language_of_program(program: str) -> Language | None:
+    """Return the language whose program that is, or None."""
+    return next((language for language in LANGUAGES.values() if language.program == program), None)
+
+
+def require_wasm(name: str, boundary: str) -> None:
+    """Return where WebAssembly programs run. Raises InvalidRequestError."""
+    if boundary != BoundaryKind.WASM:
+        msg = f"{printable(name)} is a WebAssembly program: it needs the boundary wasm, not {boundary}"
+        raise InvalidRequestError(msg, hint="pass boundary='wasm', or --boundary wasm", details={"boundary": boundary})
 
 
 def languages_of_facts(facts: Mapping[str, Fact]) -> list[str]:

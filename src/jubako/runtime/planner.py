@@ -12,6 +12,7 @@ from jubako.errors import (
     ConfigurationError,
     DriverUnavailableError,
     InvalidRequestError,
+    JubakoError,
     PolicyNotEnforceableError,
 )
 from jubako.policy import SandboxSpec
@@ -120,12 +121,41 @@ class Planner:
         """
         planned = await self.plan(spec)
         if planned.card.refusals:  # the remembered card says the same, without asking every control again
-            require_enforceable(planned.plan, probes=planned.card.probes)
+            others = await self._alternatives(planned)
+            require_enforceable(planned.plan, alternatives=others, probes=planned.card.probes)
         if spec.preload and Feature.PRELOAD not in planned.plan.features:
             msg = f"driver {planned.plan.driver} can't preload modules on this machine"
             hint = "leave preload out, or choose another boundary: jubako doctor lists their features"
             raise InvalidRequestError(msg, hint=hint, details={"feature": "preload"})
         return planned
+
+    async def _alternatives(self, planned: Planned) -> dict[str, list[str]]:
+        """Return what else on this machine could hold the controls that this plan doesn't, by control id."""
+        found: dict[str, list[str]] = {item.id: [] for item in planned.card.refusals}
+        for entry in self.registry.entries():
+            if entry.name == planned.plan.driver:
+                continue
+            other = await self._other(entry, planned.plan.spec)
+            if other is None:
+                continue
+            kind = other.plan.boundary
+            name = f"driver {entry.name}" if kind is planned.plan.boundary else str(kind)
+            for control in other.card.controls:
+                if control.id in found and control.verdict == "ok" and name not in found[control.id]:
+                    found[control.id].append(name)
+        return found
+
+    async def _other(self, entry: DriverEntry, spec: SandboxSpec) -> Planned | None:
+        """Return the plan of another driver for the same policy; None where it has none here."""
+        try:
+            driver = self.registry.load(entry.name)
+            report = await driver.probe()
+            if not report.available:
+                return None
+            wanted = spec.model_copy(update={"boundary": str(driver.boundary), "driver": entry.name})
+            return self._planned(driver, wanted, report)
+        except JubakoError:
+            return None  # an alternative that can't be asked is none
 
     async def doctor(self) -> DoctorReport:
         """Return what every installed driver can do here; a driver that can't be imported is listed with the reason."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -14,7 +15,16 @@ from jubako.boundary.contract import Feature
 from jubako.errors import InvalidRequestError, JubakoError, SandboxStateError
 from jubako.runtime.arguments import as_policy, build_request, build_spec, ttl_seconds
 from jubako.runtime.files import AsyncFiles
-from jubako.runtime.languages import INLINE_LIMIT, LANGUAGES, language_of_name, languages_of_facts
+from jubako.runtime.languages import (
+    INLINE_LIMIT,
+    LANGUAGES,
+    WASM_SUFFIX,
+    language_for_file,
+    language_of_name,
+    language_of_program,
+    languages_of_facts,
+    require_wasm,
+)
 from jubako.runtime.lifecycle import SandboxState
 from jubako.runtime.process import AsyncProcess
 from jubako.runtime.streams import AsyncConnection
@@ -24,11 +34,10 @@ from jubako.runtime.tools import supplied_tools
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
-    from pathlib import PurePosixPath
     from types import TracebackType
 
     from jubako.boundary.card import Card
-    from jubako.boundary.contract import Usage
+    from jubako.boundary.contract import ExecRequest, Usage
     from jubako.policy import Policy
     from jubako.runtime.arguments import PolicyLike, Seconds, Terminal
     from jubako.runtime.languages import Language
@@ -181,6 +190,16 @@ class AsyncSandbox:
         """The files inside."""
         return AsyncFiles(self._live("files"))
 
+    @property
+    def policy(self) -> Policy:
+        """What the code may touch."""
+        return self._live("policy").planned.plan.spec.policy
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """The modules that Python has imported already where ``run`` starts it."""
+        return self._live("preload").planned.plan.spec.preload
+
     def card(self) -> Card:
         """Return the card: the boundary, what the code may touch, and how far each control holds."""
         return self._live("card").planned.card
@@ -216,22 +235,78 @@ class AsyncSandbox:
         inline = len(code) <= INLINE_LIMIT and len(code.encode("utf-8", "surrogateescape")) <= INLINE_LIMIT
         path = f"{self._scratch()}/.run-{short_id(8)}{spoken.suffixes[0]}"
         argv = spoken.command(code) if inline else spoken.file_command(path)
-        request = build_request(argv, self._policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin is not None)
-        if spoken.preloadable and managed.planned.plan.spec.preload:
-            request = replace(request, preloaded=True)
+        request = build_request(argv, self.policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin is not None)
         with managed.losing("run"):
             if not inline:
                 await self.files.write(path, code)
-            process = AsyncProcess(await managed.exec(request), managed)
-            result = await _finish(process, stdin)
+            result = await self._complete(request, spoken, stdin)
             if not inline:
                 with suppress(JubakoError):
                     await self.files.remove(path)
-            if result.exit_code == 127 and result.message:
-                raise await self._absent(spoken, result)
-            with suppress(JubakoError):
-                result = replace(result, usage=await managed.usage())
         return result.check() if check else result
+
+    async def run_file(
+        self,
+        path: str | PurePosixPath,
+        *arguments: str,
+        language: str | None = None,
+        timeout: Seconds = None,  # noqa: ASYNC109  # held by the driver on the host, and part of the result
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePosixPath | None = None,
+        stdin: bytes | str | None = None,
+        check: bool = False,
+    ) -> RunResult:
+        """Run a file that is inside to its end and return everything about it, as ``run`` does.
+
+        Args:
+            path: The file; relative to the workspace.
+            *arguments: What the program finds in its argument vector.
+            language: How to run it; its name's ending tells it when left out. ``.wasm`` needs the boundary ``wasm``.
+            timeout: Seconds, at most the policy's ``time.exec``.
+            env: Variables besides the sandbox's own.
+            cwd: Where it starts; the workspace when left out.
+            stdin: Its input; empty when left out.
+            check: Whether anything but success is an error.
+        """
+        managed = self._live("run_file")
+        argv = (*self.command(file=path, language=language), *arguments)
+        spoken = language_of_program(argv[0])
+        request = build_request(argv, self.policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin is not None)
+        with managed.losing("run_file"):
+            result = await self._complete(request, spoken, stdin)
+        return result.check() if check else result
+
+    def command(
+        self, *, code: str | None = None, file: str | PurePosixPath | None = None, language: str | None = None
+    ) -> tuple[str, ...]:
+        """Return the argument vector that runs a short piece of code, or a file inside, for ``exec``.
+
+        Raises InvalidRequestError where the language can't be told, or isn't one.
+        """
+        planned = self._live("command").planned
+        facts = planned.report.facts
+        if (code is None) == (file is None):
+            msg = "command takes either code or a file"
+            raise InvalidRequestError(msg)
+        if code is not None:
+            return language_of_name(language or "python", facts).command(code)
+        path = PurePosixPath(self.policy.files.workspace) / str(file)
+        if language is None and path.suffix == WASM_SUFFIX:
+            require_wasm(path.name, planned.plan.boundary)
+            return (str(path),)
+        return (language_for_file(path.name, language, facts).program, str(path))
+
+    async def _complete(self, request: ExecRequest, spoken: Language | None, stdin: bytes | str | None) -> RunResult:
+        """Run a program to its end, with what it used; raises where its interpreter isn't there."""
+        managed = self._live("run")
+        if spoken is not None and spoken.preloadable and self.preload:
+            request = replace(request, preloaded=True)
+        result = await _finish(AsyncProcess(await managed.exec(request), managed), stdin)
+        if spoken is not None and result.exit_code == 127 and result.message:
+            raise await self._absent(spoken, result)
+        with suppress(JubakoError):
+            result = replace(result, usage=await managed.usage())
+        return result
 
     async def exec(
         self,
@@ -259,10 +334,10 @@ class AsyncSandbox:
         """
         managed = self._live("exec")
         request = build_request(
-            argv, self._policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin, tty=tty, max_output=max_output
+            argv, self.policy, timeout=timeout, env=env, cwd=cwd, stdin=stdin, tty=tty, max_output=max_output
         )
         if preloaded:
-            if not managed.planned.plan.spec.preload:
+            if not self.preload:
                 msg = "the sandbox has preloaded nothing"
                 raise InvalidRequestError(msg, hint="make it with preload=[...]")
             request = replace(request, preloaded=True)
@@ -326,14 +401,10 @@ class AsyncSandbox:
             raise _not_started("snapshot")
         return self._runtime
 
-    @property
-    def _policy(self) -> Policy:
-        return self._live("policy").planned.plan.spec.policy
-
     def _scratch(self) -> str:
         """Where code goes that is too long for an argument."""
         shell = Feature.PROCESSES in self._live("run").planned.plan.features
-        return "/tmp" if shell else self._policy.files.workspace  # noqa: S108  # a path inside
+        return "/tmp" if shell else self.policy.files.workspace  # noqa: S108  # a path inside
 
     def _live(self, call: str) -> ManagedSandbox:
         if self._managed is None:
@@ -352,7 +423,7 @@ class AsyncSandbox:
             return languages_of_facts(managed.planned.report.facts)
         programs = {item.program: item.name for item in LANGUAGES.values()}
         script = f"for p in {' '.join(programs)}; do command -v $p >/dev/null 2>&1 && echo $p; done"
-        request = build_request(("sh", "-c", script), self._policy, max_output=1024)
+        request = build_request(("sh", "-c", script), self.policy, max_output=1024)
         found = await _finish(AsyncProcess(await managed.exec(request), managed), None)
         return [programs[line] for line in found.stdout.split() if line in programs]
 

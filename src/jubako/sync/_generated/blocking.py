@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from jubako.boundary.card import Card
     from jubako.boundary.contract import ExitStatus, FileInfo, Usage, WatchEvent
+    from jubako.policy import Policy
     from jubako.runtime import (
         AsyncConnection,
         AsyncFiles,
@@ -374,6 +375,16 @@ class Sandbox:
         """The files inside."""
         return Files(self._bridge, self._inner.files)
 
+    @property
+    def policy(self) -> Policy:
+        """What the code may touch."""
+        return self._inner.policy
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """The modules that Python has imported already where ``run`` starts it."""
+        return self._inner.preload
+
     def card(self) -> Card:
         """Return the card: the boundary, what the code may touch, and how far each control holds."""
         return self._inner.card()
@@ -407,6 +418,50 @@ class Sandbox:
         return self._bridge.call(
             self._inner.run, code, language=language, timeout=timeout, env=env, cwd=cwd, stdin=stdin, check=check
         )
+
+    def run_file(
+        self,
+        path: str | PurePosixPath,
+        *arguments: str,
+        language: str | None = None,
+        timeout: Seconds = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePosixPath | None = None,
+        stdin: bytes | str | None = None,
+        check: bool = False,
+    ) -> RunResult:
+        """Run a file that is inside to its end and return everything about it, as ``run`` does.
+
+        Args:
+            path: The file; relative to the workspace.
+            *arguments: What the program finds in its argument vector.
+            language: How to run it; its name's ending tells it when left out. ``.wasm`` needs the boundary ``wasm``.
+            timeout: Seconds, at most the policy's ``time.exec``.
+            env: Variables besides the sandbox's own.
+            cwd: Where it starts; the workspace when left out.
+            stdin: Its input; empty when left out.
+            check: Whether anything but success is an error.
+        """
+        return self._bridge.call(
+            self._inner.run_file,
+            path,
+            *arguments,
+            language=language,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            stdin=stdin,
+            check=check,
+        )
+
+    def command(
+        self, *, code: str | None = None, file: str | PurePosixPath | None = None, language: str | None = None
+    ) -> tuple[str, ...]:
+        """Return the argument vector that runs a short piece of code, or a file inside, for ``exec``.
+
+        Raises InvalidRequestError where the language can't be told, or isn't one.
+        """
+        return self._inner.command(code=code, file=file, language=language)
 
     def exec(
         self,
