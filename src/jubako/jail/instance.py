@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jubako.boundary.contract import DriverContext, ExecRequest, Files, Plan, Process, ToolLink
     from jubako.guest import SessionConfig
     from jubako.jail.group import LaunchGroup
-    from jubako.linux.cgroup import Cgroup
+    from jubako.linux.cgroup import Cgroup, CgroupUsage
 
 __all__ = ["AgentInstance", "LaunchedSandbox"]
 
@@ -185,7 +185,7 @@ class AgentInstance(ABC, Generic[_L]):
         group = launched.group.made if launched else None
         if launched is None or group is None:
             return await session.usage()
-        seen = group.usage()
+        seen = self._measured(group)
         disk = self._disk(launched)
         if disk is None or None in {seen.cpu_seconds, seen.memory, seen.memory_peak, seen.processes}:
             reported = await session.usage()
@@ -199,6 +199,10 @@ class AgentInstance(ABC, Generic[_L]):
             processes=seen.processes if seen.processes is not None else reported.processes,
             disk=reported.disk,
         )
+
+    def _measured(self, group: Cgroup) -> CgroupUsage:
+        """Return what the cgroup counts; a driver leaves out (None) what it can't tell from there."""
+        return group.usage()
 
     async def pause(self) -> None:
         """Freeze everything inside. Raises SandboxStateError where no freezer is."""

@@ -71,8 +71,8 @@ _KINDS: Final = ("bounding", "effective", "inheritable", "permitted", "ambient")
 
 _OVERHEAD: Final = 96 * 1024 * 1024
 """Bytes that bubblewrap, runsc, gofer and sentry may take besides the programs; measured some 60 MiB."""
-_THREADS_EACH: Final = 4
-_THREADS_SPARE: Final = 256
+_THREADS_EACH: Final = 16
+_THREADS_SPARE: Final = 512
 """Host threads of the sentry and gofer besides those that carry the guest's threads."""
 
 _FLAGS: Final = (

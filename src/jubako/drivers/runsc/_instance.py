@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jubako.drivers.runsc._probe import RunscMachine
     from jubako.guest import GuestSession, SessionConfig
     from jubako.jail.bubblewrap import Launched
+    from jubako.linux.cgroup import Cgroup, CgroupUsage
+    from jubako.policy import Policy
 
 __all__ = ["RunscInstance"]
 
@@ -35,7 +37,7 @@ class RunscInstance(AgentInstance["Launched"]):
         super().__init__(plan, ctx)
         self._machine = machine
         self._agent = agent
-        self._told = _narrowed(config)
+        self._told = _narrowed(config, plan.spec.policy)
         self._trace: TraceSession | None = None
         self._unseen = ""
 
@@ -84,6 +86,10 @@ class RunscInstance(AgentInstance["Launched"]):
         del launched
         return None
 
+    def _measured(self, group: Cgroup) -> CgroupUsage:
+        """Leave out processes: the group counts the host's threads behind the guest's."""
+        return replace(super()._measured(group), processes=None)
+
     def _cause(self) -> InstanceExit:
         """Return why the sandbox died; a crash of gVisor is named as one, never as a program's result."""
         cause = super()._cause()
@@ -104,7 +110,9 @@ class RunscInstance(AgentInstance["Launched"]):
         return said if len(said) <= _SAID else f"{said[:_SAID]}...)"
 
 
-def _narrowed(config: SessionConfig) -> SessionConfig:
+def _narrowed(config: SessionConfig, policy: Policy) -> SessionConfig:
     """Return what the agent has to do in gVisor: mounts stand already, Landlock and message queues do not exist."""
     limits = {number: pair for number, pair in config.rlimits.items() if number != resource.RLIMIT_MSGQUEUE}
+    # The only limit of processes: the group counts the host's threads.
+    limits[resource.RLIMIT_NPROC] = (policy.resources.processes,) * 2  # control: resource.processes
     return replace(config, mounts=(), masks=(), landlock=None, rlimits=limits)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunscMachine", "probe_runsc"]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Counts up with the self-test, so that old verdicts are not used."""
 _VARIABLE: Final = "JUBAKO_RUNSC"
 _INSTALL: Final = "apt-get install runsc (Debian 12), or put an upstream release of runsc into PATH"
@@ -30,6 +30,12 @@ _CRASHES: Final = (
 )
 _PLATFORMS: Final = ("systrap", "ptrace")
 """Tried in this order. Not ``kvm``: it needs /dev/kvm in the jail, and where that is emulated it hangs."""
+_NEWER: Final = "use an upstream release of runsc from 2023 or later"
+_GAPS: Final = {
+    "list": Reason("runsc-no-automount", "this gVisor doesn't know a flag that `ls` and `stat` set: they fail", _NEWER),
+    "terminal": Reason("runsc-no-dev-tty", "this gVisor can't open /dev/tty: prompts for passwords fail", _NEWER),
+}
+"""What works less well in old releases; nothing of it is a control."""
 _FLAG: Final = re.compile(r"^\s+-+([a-zA-Z0-9_-]+)", re.MULTILINE)
 _SECONDS: Final = 10
 
@@ -75,6 +81,7 @@ def probe_runsc(verdicts: Verdicts | None = None, test: Callable[..., SelfTest] 
         facts["runsc.platform"] = verdict.platform
         facts["runsc.trace"] = "pod-init-config" in verdict.flags
         facts.update({f"runsc.limit.{name}": bool(verdict.held.get(name)) for name in LIMITS})
+        reasons.extend(reason for name, reason in _GAPS.items() if not verdict.held.get(name))
     usable = bool(machine.platform)
     features = (jail.report.features | {Feature.PROCESSES}) if usable else frozenset[Feature]()
     version = verdict.version if verdict is not None else None

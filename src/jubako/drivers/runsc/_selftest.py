@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from jubako.jail.bubblewrap import Machine
 
-__all__ = ["LIMITS", "SelfTest", "self_test"]
+__all__ = ["ABILITIES", "LIMITS", "SelfTest", "self_test"]
 
 LIMITS: Final = ("data", "disk", "inodes", "open-files", "processes")
-"""What a run says to hold or not to hold."""
+"""Limits that gVisor's kernel may hold or not hold; each run says."""
+ABILITIES: Final = ("list", "terminal")
+"""What old releases can't do: the flag that every ``ls`` sets, and /dev/tty."""
 
 _ROUNDS: Final = 3
 _EACH: Final = 4
@@ -90,6 +92,19 @@ def fills():
         os.unlink("/tmp/full")
     return False
 
+def terminal():
+    import pty
+    child, master = pty.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR))
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+sys.stdout.reconfigure(line_buffering=True)
 children = []
 for _ in range(%d):
     child = os.fork()
@@ -107,6 +122,8 @@ print("data", int(limited("RLIMIT_DATA", 96 << 20, lambda: bytearray(b"x") * (19
 print("disk", int(fills()))
 print("inodes", int(os.statvfs("/tmp").f_files > 0))
 print("open-files", int(limited("RLIMIT_NOFILE", 32, opens)))
+print("list", int(os.spawnv(os.P_WAIT, "/bin/ls", ["ls", "-d", "/"]) == 0))
+print("terminal", int(terminal()))
 print("processes", int(limited("RLIMIT_NPROC", 12, forks)))
 """
 
@@ -130,8 +147,8 @@ def self_test(binary: str, known: Collection[str], platform: str, machine: Machi
         if problem:
             result.problem = f"self-test {number} of {_ROUNDS}: {problem}"
             return result
-        held = {name: bool(said.get(name)) for name in LIMITS}
-        result.held = {name: held[name] and result.held.get(name, True) for name in LIMITS}
+        held = {name: bool(said.get(name)) for name in (*LIMITS, *ABILITIES)}
+        result.held = {name: held[name] and result.held.get(name, True) for name in held}
     return result
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from jubako.boundary.contract import BoundaryKind
 from jubako.drivers.runsc._instance import RunscInstance
 from jubako.drivers.runsc._plan import NAME, make_plan
 from jubako.drivers.runsc._probe import RunscMachine, probe_runsc
 from jubako.jail.bubblewrap import JailDriver
-from jubako.linux.seccomp import DEFAULT, ArgumentRule, Case, Test, Verdict
 
 if TYPE_CHECKING:
     from jubako.boundary.contract import DriverContext, Instance, Plan, ProbeReport
     from jubako.jail.bubblewrap import Machine
-    from jubako.linux.seccomp import Profile
     from jubako.policy import SandboxSpec
 
 __all__ = ["RunscDriver"]
-
-
-_STATX: Final = ArgumentRule(
-    "statx-no-automount",
-    "gVisor before 2023 refuses a flag that every `ls` sets; without the call C libraries use the older one",
-    ("statx",),
-    (Case((Test(2, (0x800,), mask=0x800),), Verdict.ENOSYS),),
-    Verdict.ALLOW,
-    "flags without AT_NO_AUTOMOUNT",
-)
 
 
 class RunscDriver(JailDriver):
@@ -38,9 +26,6 @@ class RunscDriver(JailDriver):
 
     def _probe(self) -> Machine:
         return probe_runsc()
-
-    def _profile(self) -> Profile:
-        return DEFAULT.adapted(_STATX)
 
     def plan(self, spec: SandboxSpec, report: ProbeReport) -> Plan:
         """Say how each control would be met. Raises InvalidPolicyError."""

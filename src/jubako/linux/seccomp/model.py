@@ -125,12 +125,3 @@ class Profile:
             msg = f"syscalls.deny names {', '.join(needed)}, without which no program can start"
             raise InvalidPolicyError(msg, details={"field": "syscalls.deny", "essential": needed})
         return replace(self, denied=self.denied | wanted)
-
-    def adapted(self, rule: ArgumentRule) -> Profile:
-        """Return this profile with ``rule`` in place of the plain verdict on calls that it allows."""
-        names = frozenset(rule.syscalls)
-        groups = tuple(
-            replace(group, syscalls=tuple(name for name in group.syscalls if name not in names))
-            for group in self.groups
-        )
-        return replace(self, groups=groups, rules=(*self.rules, rule))
