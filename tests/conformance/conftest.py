@@ -16,3 +16,9 @@ if TYPE_CHECKING:
 def bwrap() -> Driver:
     """The process boundary's driver, with its probe made once."""
     return require_driver("bwrap")
+
+
+@pytest.fixture(scope="session")
+def runsc() -> Driver:
+    """The gVisor boundary's driver, with its probe made once."""
+    return require_driver("runsc")

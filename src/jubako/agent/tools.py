@@ -27,6 +27,9 @@ _TOO_LARGE = b'{"error":{"code":"tool-request-too-large","message":"the argument
 _INVALID = b'{"error":{"code":"invalid-request","message":"a request is a name, a NUL byte and JSON"}}'
 _ENDED = b'{"error":{"code":"tool-call-ended","message":"the host ended the call"}}'
 
+_WAITING = select.EPOLLIN | select.EPOLLET
+"""While an answer is awaited: not every kernel (gVisor's is one) tells of a hang-up unasked."""
+
 
 class Tools:
     """The socket inside, its connections, and the streams that wait for a call."""
@@ -142,7 +145,7 @@ class Connection:
         return self.fd >= 0 and self._mask == select.EPOLLIN and not self._sized and not self._in and not self._skip
 
     def _listen(self, mask: int) -> None:
-        """Wait for this; a hang-up shows under any mask, also none."""
+        """Wait for this; a hang-up shows under any mask."""
         if mask != self._mask:
             if self._mask >= 0:
                 self.agent.forget_fd(self.fd)
@@ -155,8 +158,22 @@ class Connection:
             self.read()
         elif self._mask == select.EPOLLOUT:
             self._write()
-        elif events & (select.EPOLLHUP | select.EPOLLERR):
+        elif events & (select.EPOLLHUP | select.EPOLLERR) or self._ended():
             self.close()
+
+    def _ended(self) -> bool:
+        """Return whether the program is gone; what it sends while it waits for an answer stays unread."""
+        import _socket
+
+        peer = _socket.socket(fileno=self.fd)
+        try:
+            return not peer.recv(1, _socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            peer.detach()
 
     # -- the request ------------------------------------------------------------------------
 
@@ -204,7 +221,7 @@ class Connection:
         else:
             self.name = bytes(name)
             self._in = arguments
-            self._listen(0)
+            self._listen(_WAITING)
             self.tools.queue.append(self)
             self.tools.match()
 
@@ -246,7 +263,7 @@ class Connection:
             self.close()
             return
         if self._more:
-            self._listen(0)
+            self._listen(_WAITING)
             return
         self._sized = False
         self._missing = _LENGTH

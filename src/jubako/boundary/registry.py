@@ -38,7 +38,10 @@ class DriverEntry:
     extra: str = ""
 
 
-BUILT_IN: Final = (DriverEntry("bwrap", "jubako.drivers.bwrap:BwrapDriver", BoundaryKind.PROCESS, "bwrap"),)
+BUILT_IN: Final = (
+    DriverEntry("bwrap", "jubako.drivers.bwrap:BwrapDriver", BoundaryKind.PROCESS, "bwrap"),
+    DriverEntry("runsc", "jubako.drivers.runsc:RunscDriver", BoundaryKind.GVISOR, "bwrap"),
+)
 """The drivers of this package; within one boundary the preferred one comes first."""
 
 
