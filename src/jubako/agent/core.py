@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 leave = posix._exit  # pyright: ignore[reportPrivateUsage]  # its only name
 """End this process at once, without any cleanup."""
 READ_CHUNK = 262144
+_STILL_SECONDS = 0.005
 HIGH_WATER = 1048576
 """Bytes waiting for the host at which the agent stops everything else until they are gone."""
 
@@ -144,6 +145,8 @@ class Agent:
         self.timers: Dict[object, Tuple[float, Callable[[], None]]] = {}
         self.serve: Callable[[int, int, List[Any]], None] = _not_ready
         """Handler of control messages that open a stream or concern the session."""
+        self.is_still = False
+        """A snapshot may be made at any moment, and this may be a restored child by now."""
         self._highest = 0
         self._handlers: Dict[int, Handler] = {}
         self._in = bytearray()
@@ -158,6 +161,11 @@ class Agent:
         self.streams.clear()
         self.runnable.clear()
         self._highest = 0
+
+    def _listen_anew(self) -> None:
+        """Register the stream again: restored in gVisor, an epoll hears nothing of a host's file until then."""
+        self._poll.unregister(self.fd)
+        self._poll.register(self.fd, select.EPOLLIN | (select.EPOLLOUT if self._blocked else 0))
 
     # -- descriptors ------------------------------------------------------------------------
 
@@ -284,6 +292,9 @@ class Agent:
             timeout = 0.0
         elif self.timers:
             timeout = max(0.0, min(self.timers.values(), key=_when)[0] - time.monotonic()) + 0.001
+        if self.is_still:
+            timeout = _STILL_SECONDS
+            self._listen_anew()
         for fd, events in self._poll.poll(timeout):
             handler = self._handlers.get(fd)
             if handler is not None:

@@ -22,7 +22,7 @@ _LOOK_SECONDS = 0.005
 _SETTLE_SECONDS = 0.25
 """How long processes that a program left behind may take to end."""
 _HOSTNAME, _MACHINE_ID, _HOSTS = "/etc/hostname", "/etc/machine-id", "/etc/hosts"
-_MAX_HOSTS = 65536
+_MAX_FILE = 65536
 
 
 class Snapshots:
@@ -66,6 +66,7 @@ class Snapshots:
             now = time.monotonic()
             self._timers = {key: when - now for key, (when, _) in self.agent.timers.items()}
             self.agent.serve = self._still
+            self.agent.is_still = True
         self.agent.send(wire.PREPARED, 0, wire.encode(wire.PREPARED, (int(not text), running, text)))
         self.agent.flush_all()
 
@@ -74,6 +75,7 @@ class Snapshots:
         if ident or kind not in (wire.CONTINUE, wire.RENEW):
             raise wire.WireError("only CONTINUE or RENEW may follow PREPARED")
         self.main.resume()
+        self.agent.is_still = False
         if kind == wire.RENEW:
             self._renew(fields)
 
@@ -102,26 +104,23 @@ class Snapshots:
 
 
 def _identify(hostname: bytes, machine_id: bytes) -> List[bytes]:
-    """Take another host name and machine id; return the parts that could not be replaced."""
+    """Take another host name and machine id; return the parts that are still the source's."""
     missing: List[bytes] = []
     old = posix.uname().nodename.encode()
     try:
-        _set_hostname(hostname)
+        if old != hostname:
+            _set_hostname(hostname)
+        _replace(_HOSTNAME, hostname)
     except (OSError, ImportError):
         missing.append(b"hostname")
-    for name, path, text in (
-        (b"hostname", _HOSTNAME, hostname + b"\n"),
-        (b"machine-id", _MACHINE_ID, machine_id + b"\n"),
-        (b"hosts", _HOSTS, _renamed(old, hostname)),
-    ):
-        try:
-            _rewrite(path, text)
-        except FileNotFoundError:
-            # Then there is no identity in it either.
-            continue
-        except OSError:
-            if name not in missing:
-                missing.append(name)
+    try:
+        _replace(_MACHINE_ID, machine_id)
+    except OSError:
+        missing.append(b"machine-id")
+    try:
+        _rename_in_hosts(old, hostname)
+    except OSError:
+        missing.append(b"hosts")
     return missing
 
 
@@ -135,21 +134,33 @@ def _set_hostname(hostname: bytes) -> None:
         walls.rest_capability()
 
 
-def _renamed(old: bytes, new: bytes) -> bytes:
-    """Return /etc/hosts with one name in place of another."""
+def _replace(path: str, text: bytes) -> None:
+    """Write a file of one line, unless it holds that already or does not exist. Raises OSError."""
+    if _read(path).strip() not in (text, b""):
+        _write(path, text + b"\n")
+
+
+def _rename_in_hosts(old: bytes, new: bytes) -> None:
+    """Put one name in place of another in /etc/hosts. Raises OSError."""
+    lines = [line.split() for line in _read(_HOSTS).splitlines()]
+    if old != new and any(old in words for words in lines):
+        changed = [[new if word == old else word for word in words] for words in lines]
+        _write(_HOSTS, b"".join(b" ".join(words) + b"\n" for words in changed))
+
+
+def _read(path: str) -> bytes:
+    """Return a file, or nothing if there is none. Raises OSError."""
     try:
-        fd = posix.open(_HOSTS, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except FileNotFoundError:
         return b""
     try:
-        text = posix.read(fd, _MAX_HOSTS)
+        return posix.read(fd, _MAX_FILE)
     finally:
         posix.close(fd)
-    lines = [[new if word == old else word for word in line.split()] for line in text.splitlines()]
-    return b"".join(b" ".join(words) + b"\n" for words in lines)
 
 
-def _rewrite(path: str, text: bytes) -> None:
+def _write(path: str, text: bytes) -> None:
     fd = posix.open(path, posix.O_WRONLY | posix.O_TRUNC | posix.O_CLOEXEC)
     try:
         posix.write(fd, text)

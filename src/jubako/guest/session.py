@@ -125,7 +125,8 @@ class GuestSession:
     ) -> Self:
         """Return a session with the agent of a restored child, which has become ``identity``.
 
-        ``config`` is the source's; its limits are the host's own and may differ.
+        ``config`` is the source's; its limits are the host's own and may differ. A source that a snapshot
+        ends is resumed the same way, as itself.
 
         Raises:
             LaunchError: The agent did not answer, or kept a part of its source's identity.
