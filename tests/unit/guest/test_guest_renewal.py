@@ -144,9 +144,10 @@ async def test_requests_wait_until_the_sandbox_goes_on(open_guest: OpenGuest) ->
         assert done == [b"waited\n"]
 
 
+@pytest.mark.parametrize("place", ["bwrap"], indirect=True)
 async def test_a_caller_that_gives_up_leaves_nothing_still(open_guest: OpenGuest) -> None:
     launcher = preload_launcher(["time"], python="python3")
-    slow = type(launcher)(("sh", "-c", 'sleep 0.5; exec "$@"', "sh", *launcher.argv))
+    slow = type(launcher)(("sh", "-c", 'sleep 1.5; exec "$@"', "sh", *launcher.argv))
     async with open_guest(launcher=slow) as guest:
         with anyio.move_on_after(0.05) as scope:
             await guest.session.prepare()
