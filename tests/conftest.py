@@ -54,9 +54,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all tests: what is in it can be made again."""
-    return tmp_path_factory.mktemp("cache")
+def shared_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests and all workers, kept between runs: what is in it can be made again, by its digest."""
+    kept = getattr(request.config, "cache", None)
+    return kept.mkdir("jubako") if kept is not None else tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ _MAX_BYTES: Final = 2 * 1024**3
 _MAX_RECORD: Final = 4096
 _WAIT_SECONDS: Final = 0.1
 _CHUNK: Final = 1024 * 1024
-_KEY: Final = re.compile(r"^[0-9a-f]{64}$")
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _KINDS: Final = frozenset({"component-python", "component-command", "core-command", "core-library"})
 
 # Which file was verified: changing any byte of it changes the last of these.
@@ -62,7 +62,7 @@ class ArtifactCache:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
-        self._verified: dict[Path, _Identity] = {}
+        self._verified: dict[Path, tuple[_Identity, int, str]] = {}
 
     def directory(self) -> Path:
         """Return the directory, made if missing, ours and closed to others. Raises StoreError."""
@@ -115,14 +115,14 @@ class ArtifactCache:
         """Return the entry, or raise an error of any kind that ``_find`` names."""
         with _open_own(record) as file:
             fields = json.loads(file.read(_MAX_RECORD))
-        if fields["format"] != _FORMAT or fields["kind"] not in _KINDS or not _KEY.match(fields["digest"]):
+        if fields["format"] != _FORMAT or fields["kind"] not in _KINDS or not _KEY.fullmatch(fields["digest"]):
             raise ValueError("not a record of this version")
         with _open_own(path) as file:
-            identity = _identity(file.fileno())
-            if self._verified.get(path) != identity:
-                if identity[2] != fields["size"] or _sha256(file.fileno()) != fields["sha256"]:
+            expected = (_identity(file.fileno()), fields["size"], fields["sha256"])
+            if self._verified.get(path) != expected:
+                if expected[0][2] != fields["size"] or _sha256(file.fileno()) != fields["sha256"]:
                     raise ValueError("not the file that was built")
-                self._verified[path] = identity
+                self._verified[path] = expected
         return Entry(path, fields["kind"], fields["digest"])
 
     def _install(self, key: str, built: Path, kind: str, digest: str) -> Entry:
@@ -164,7 +164,7 @@ def _prune(directory: Path, *, keep: Path) -> None:
 
 
 def _checked(key: str) -> str:
-    if not _KEY.match(key):
+    if not _KEY.fullmatch(key):
         msg = f"not a key: {key!r}"
         raise ValueError(msg)
     return key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,9 @@ def _answer(task: str, limits: _Limits, path: Path, status: int, said: str) -> d
             raise _failed(task, limits, str(fields["refused"]))
         if isinstance(fields.get("ok"), dict):
             return cast("dict[str, object]", fields["ok"])
-    if status in {-24, -9}:
+    if limits.memory and status == -signal.SIGABRT and "memory allocation" in said:
+        raise _failed(task, limits, f"it took more than {limits.memory // _MIB} MiB of memory")
+    if status in {-signal.SIGXCPU, -signal.SIGKILL}:
         raise _failed(task, limits, f"it took more than {limits.cpu} seconds of processor time, or was killed")
     raise _failed(task, limits, said[-2000:] or f"exit status {status}")
 

@@ -25,12 +25,13 @@ _FLAGS = frozenset("bBdEiIOPqRsSuvx?")
 _TAKES_VALUE = frozenset("WX")
 
 _STATUS = 0xFF
+_NOT_FLUSHED = 120  # as CPython has it
 _EXHAUSTED = 0x100  # told beside the status, for the host to name the limit
 
 # What CPython itself imports before any program runs: a file of that name in the program's directory never wins there.
 _NEVER_SHADOWED = frozenset(
-    "abc builtins codecs encodings genericpath io jubako_console jubako_guest jubako_library marshal os posix posixpath"
-    " site stat sys time zipimport".split()
+    "__main__ abc builtins codecs encodings genericpath io jubako_console jubako_guest jubako_library "
+    "marshal os posix posixpath site stat sys time zipimport".split()
 )
 
 _KEPT = set()
@@ -126,10 +127,10 @@ def main(argv):
         sys.stdout.write(f"Python {sys.version.split()[0]}\n" if command.kind == "version" else _USAGE)
         sys.stdout.flush()
         return 0
-    _new_identity()
-    _configure(command)
     status = _guarded(_program, command)
-    return _end(status & _STATUS) | status & ~_STATUS
+    at_end = _guarded(_end)
+    # CPython's word for output that was lost, unless the program itself had failed before.
+    return status or at_end
 
 
 def _open_streams(*, unbuffered):
@@ -214,6 +215,8 @@ def _own_directory(command):
 
 
 def _program(command):
+    _new_identity()
+    _configure(command)
     if command.kind == "command":
         _execute(command.text, "<string>")
     elif command.kind == "module":
@@ -298,7 +301,7 @@ def _say(text):
         os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
-def _end(status):
+def _end():
     """Run exit functions, let go of what the program made so that its files are written out, and flush."""
     failed = _flush()
     atexit._run_exitfuncs()
@@ -309,13 +312,14 @@ def _end(status):
         del sys.modules[name]
     sys.last_exc = sys.last_type = sys.last_value = sys.last_traceback = None
     gc.collect()
-    failed = _flush() or failed
-    return 120 if failed and not status else status
+    if _flush() or failed:
+        sys.exit(_NOT_FLUSHED)
 
 
 def _flush():
     failed = False
-    for stream in (sys.stdout, sys.__stdout__, sys.stderr):
+    for name in ("stdout", "__stdout__", "stderr"):
+        stream = getattr(sys, name, None)
         try:
             if stream is not None and not stream.closed:
                 stream.flush()
@@ -323,6 +327,6 @@ def _flush():
             continue  # a replacement without these methods has nothing to flush
         except (OSError, ValueError) as error:
             failed = True
-            if stream is not sys.stderr:
+            if name != "stderr":
                 _say(f"Exception ignored while flushing sys.stdout:\n{type(error).__name__}: {error}\n")
     return failed
