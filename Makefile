@@ -50,7 +50,7 @@ generate: setup  ## rewrite all generated files
 	$(VENV)/python scripts/gen_reference.py
 
 lock:  ## renew the lock file (needs uv)
-	uv pip compile -q pyproject.toml --group dev --extra yaml --extra testing --universal \
+	uv pip compile -q pyproject.toml --group dev --extra yaml --extra wasm --extra testing --universal \
 	  --generate-hashes --no-header --python-version 3.11 -o requirements/dev.lock
 
 clean:  ## remove what setup and the tools made
