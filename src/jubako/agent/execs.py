@@ -495,7 +495,7 @@ class Execs:
             if stream is not None:
                 stream.on_exit(status, usage)
             elif self.launcher is not None and pid in self.launcher.pids:
-                self.launcher.on_death(pid)
+                self.launcher.on_death(pid, status)
             else:
                 self.family.adopted += 1
                 self._keep(pid, status, usage)

@@ -87,6 +87,7 @@ class Launcher:
         self._socket: Optional[socket] = None
         self._said = -1
         self._words = b""
+        self._how = ""
         self._ready = False
         self._writing = False
         self._failure = ""
@@ -113,64 +114,79 @@ class Launcher:
     # -- its life ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the launcher; it imports while the agent goes on."""
-        import _socket
-
-        self._failure, self._words, self._ready = "", b"", False
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        said, says = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
-        nothing, silent = posix.pipe2(posix.O_CLOEXEC)
-        posix.close(silent)
-        posix.set_blocking(says, True)
-        env = {tree.MARKER: self.owner.family.marker(RESERVED) + b"0" * 9, **self.agent.env, **self.config.env}
-        env[tree.MARKER] = self.owner.family.marker(RESERVED) + b"0" * 9  # room for any stream's number
-        argv = [*self.config.argv, b"%d" % SOCKET_FD]
-        high = -1
+        """Start the launcher; it imports while the agent goes on. What fails is told to the next program."""
+        self._failure, self._words, self._how, self._ready = "", b"", "", False
+        opened: List[int] = []
         try:
-            import fcntl
-
-            # Out of the way of the numbers that the child gives to its descriptors.
-            high = fcntl.fcntl(theirs.fileno(), _F_DUPFD_CLOEXEC, _SPARE_FD)
-            launch = spawn.Launch(argv, env, b"/", spawn.find_identity(self.agent.user))
-            launch.fds = (nothing, says, says, high)
-            # It keeps the agent's own limits: each program takes over those meant for programs.
-            launch.limits = ()
-            self.pid = self.owner.spawner.start(launch)
-        except spawn.SpawnError as error:
-            posix.close(said)
-            ours.close()
-            self._failure = "the launcher can't be started: " + error.text
+            ours = self._spawn(opened)
+        except (spawn.SpawnError, OSError) as error:
+            why = error.text if isinstance(error, spawn.SpawnError) else posix.strerror(error.errno or 0)
+            self._failure = "the launcher can't be started: " + why
+            for fd in opened:
+                posix.close(fd)
             return
-        finally:
-            for fd in (says, nothing, high):
-                if fd >= 0:
-                    posix.close(fd)
-            theirs.close()
+        said = opened.pop(0)
+        for fd in opened:
+            posix.close(fd)
         self.pids.add(self.pid)
         self.owner.family.reserve(self.pid)
-        ours.setblocking(False)  # noqa: FBT003  # it takes no keywords
         self._socket, self._said, self._writing = ours, said, False
         self.agent.watch_fd(ours.fileno(), select.EPOLLIN, self._on_socket)
         self.agent.watch_fd(said, select.EPOLLIN, self._on_words)
         self.agent.after(self, self.config.seconds, self._on_late)
 
+    def _spawn(self, opened: List[int]) -> socket:
+        """Start the process; ``opened`` gets where it is heard, then its own ends. Raises SpawnError, OSError."""
+        import _socket
+        import fcntl
+
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        ours.setblocking(False)  # noqa: FBT003  # it takes no keywords
+        opened.extend(posix.pipe2(posix.O_CLOEXEC))
+        posix.set_blocking(opened[0], False)
+        opened.extend(posix.pipe2(posix.O_CLOEXEC))
+        # Its input ends at once.
+        posix.close(opened.pop())
+        # Out of the way of the numbers that the child gives to its descriptors.
+        opened.append(fcntl.fcntl(theirs.fileno(), _F_DUPFD_CLOEXEC, _SPARE_FD))
+        theirs.close()
+        marker = self.owner.family.marker(RESERVED) + b"0" * 9  # room for any stream's number
+        env = {tree.MARKER: marker, **self.agent.env, **self.config.env, tree.MARKER: marker}
+        argv = [*self.config.argv, b"%d" % SOCKET_FD]
+        launch = spawn.Launch(argv, env, b"/", spawn.find_identity(self.agent.user))
+        _, says, nothing, channel = opened
+        launch.fds = (nothing, says, says, channel)
+        # It keeps the agent's own limits: each program takes over those meant for programs.
+        launch.limits = ()
+        self.pid = self.owner.spawner.start(launch)
+        return ours
+
     def _on_late(self) -> None:
         self._lose("the launcher was not ready within %g s" % self.config.seconds)
 
-    def on_death(self, pid: int) -> None:
+    def on_death(self, pid: int, status: int) -> None:
         """Note that its process, or that of an earlier one, was reaped."""
         self.owner.family.release(pid)
         self.pids.discard(pid)
         if pid != self.pid:
             return
         self.pid = 0
+        self._how = " (signal %d)" % (status & 0x7F) if status & 0x7F else " (exit code %d)" % (status >> 8 & 0xFF)
         # The socket ends when the last process between it and a program has passed on that program's pid.
         self._receive()
         if self._socket is not None:
             self.agent.after(self, _DEATH_SECONDS, self._on_end)
 
+    def _on_hang_up(self, channel: socket) -> None:
+        """Wait a moment for its process to be reaped, which says how it ended."""
+        if self.pid in self.pids:
+            self.agent.forget_fd(channel.fileno())
+            self.agent.after(self, _DEATH_SECONDS, self._on_end)
+        else:
+            self._on_end()
+
     def _on_end(self) -> None:
-        self._lose("the launcher ended" if self._ready else "the launcher ended before it was ready")
+        self._lose("the launcher ended%s%s" % ("" if self._ready else " before it was ready", self._how))
 
     def _on_silence(self) -> None:
         self._lose("the launcher did not answer")
@@ -312,7 +328,7 @@ class Launcher:
             except OSError:
                 data = b""
             if not data:
-                self._on_end()
+                self._on_hang_up(self._socket)
                 return
             self._answer(data)
 
