@@ -1,8 +1,8 @@
 """Forks processes that make, use and destroy sandboxes until somebody kills them.
 
-Reads lines: ``fork`` answers with the pid of a new such process, ``wait PID`` with how it ended,
-``children`` with what is left below this process. It adopts whatever its dead children leave running,
-so that nothing can hide.
+Arguments: a boundary and its driver. Reads lines: ``fork`` answers with the pid of a new such process,
+``wait PID`` with how it ended, ``children`` with what is left below this process. It adopts whatever
+its dead children leave running, so that nothing can hide.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 async def cycle(runtime: Runtime) -> None:
     while True:
-        async with AsyncSandbox(boundary="process", runtime=runtime) as box:
+        async with AsyncSandbox(boundary=sys.argv[1], runtime=runtime) as box:
             await box.files.write("data", b"x" * 100_000)
             process = await box.exec(["sh", "-c", "sleep 60 & sleep 0.005; echo done"])
             await process.stdout.readline()
@@ -52,7 +52,7 @@ def main() -> None:
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     # Every second process finds the driver ready, so that its time goes into sandboxes and not into the probe.
     probed = DriverRegistry()
-    anyio.run(probed.load("bwrap").probe)
+    anyio.run(probed.load(sys.argv[2]).probe)
     count = 0
     say("ready")
     for line in sys.stdin:

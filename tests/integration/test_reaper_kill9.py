@@ -23,10 +23,7 @@ from jubako.store import StateStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.driver("bwrap")
-
 ROUNDS = int(os.environ.get("JUBAKO_KILL_ROUNDS", "100"))
-LATEST = 0.25
 
 
 class Nursery:
@@ -44,11 +41,15 @@ class Nursery:
 
 
 @contextmanager
-def nursery(temporary: Path) -> Iterator[Nursery]:
+def nursery(temporary: Path, boundary: str, driver: str) -> Iterator[Nursery]:
     script = Path(__file__).with_name("reaper_child.py")
     environment = {**os.environ, "TMPDIR": str(temporary)}
     with subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, str(script), boundary, driver],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -84,16 +85,26 @@ def left_running(nursery: Nursery) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_nothing_is_left_after_the_next_start(state_home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("boundary", "driver", "pace"),
+    [
+        pytest.param("process", "bwrap", (ROUNDS, 0.25), marks=pytest.mark.driver("bwrap")),
+        pytest.param("gvisor", "runsc", (ROUNDS // 4, 0.8), marks=pytest.mark.driver("runsc")),
+    ],
+)
+def test_nothing_is_left_after_the_next_start(
+    state_home: Path, tmp_path: Path, boundary: str, driver: str, pace: tuple[int, float]
+) -> None:
+    rounds, latest = pace
     temporary = tmp_path / "tmp"
     temporary.mkdir(mode=0o755)
     before = mounts()
     run = state_home / "run"
     dead: set[str] = set()
-    with nursery(temporary) as made:
-        for _ in range(ROUNDS):
-            dead |= one_round(made, run, random.uniform(0, LATEST))
-        anyio.run(start_once)
+    with nursery(temporary, boundary, driver) as made:
+        for _ in range(rounds):
+            dead |= one_round(made, run, random.uniform(0, latest))
+        anyio.run(start_once, boundary)
         assert left_running(made) == ""
     assert dead, "no process lived long enough to own anything"
     assert owners(run) == frozenset()
@@ -107,6 +118,6 @@ def test_nothing_is_left_after_the_next_start(state_home: Path, tmp_path: Path) 
     assert (report.ok, report.gaps) == (True, 0), report
 
 
-async def start_once() -> None:
-    async with Runtime() as runtime, AsyncSandbox(boundary="process", runtime=runtime) as box:
+async def start_once(boundary: str) -> None:
+    async with Runtime() as runtime, AsyncSandbox(boundary=boundary, runtime=runtime) as box:
         assert (await box.run("print(6 * 7)")).stdout == "42\n"

@@ -12,6 +12,7 @@ from jubako.jail.bubblewrap.instance import JailedInstance
 from jubako.jail.bubblewrap.probe import Machine, probe_machine
 from jubako.jail.bubblewrap.session import session_config
 from jubako.jail.leftovers import find_orphans, reap_named
+from jubako.linux.cgroup import CgroupManager, probe_cgroups
 from jubako.linux.seccomp import DEFAULT, compile_filter
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class JailDriver:
 
     def __init__(self) -> None:
         self._machine: Machine | None = None
+        self._keeper: CgroupManager | None = None
         self._agent: bytes | None = None
         self._filters: dict[tuple[str, ...], bytes] = {}
 
@@ -91,16 +93,25 @@ class JailDriver:
 
     async def orphans(self, owner: str | None) -> Sequence[InstanceRef]:
         """List the cgroups and processes of sandboxes, of which a killed maker can leave some behind."""
-        machine = await self._probed()
-        return await to_thread.run_sync(find_orphans, self.name, owner, machine.groups)
+        return await to_thread.run_sync(find_orphans, self.name, owner, await self._groups())
 
     async def reap(self, ref: InstanceRef) -> None:
         """End what is left of the sandbox and remove its cgroup."""
-        machine = await self._probed()
-        await to_thread.run_sync(reap_named, ref, machine.groups)
+        await to_thread.run_sync(reap_named, ref, await self._groups())
+
+    async def _groups(self) -> CgroupManager | None:
+        """Return where sandboxes have their groups; a probe of the whole mechanism may take seconds."""
+        if self._machine is not None:
+            return self._machine.groups
+        if self._keeper is None:
+            support = await to_thread.run_sync(probe_cgroups)
+            self._keeper = CgroupManager(support) if support.hierarchies else None
+        return self._keeper
 
     async def aclose(self) -> None:
         """Forget the probe, and remove the cgroup above all sandboxes' if nobody uses it."""
         machine, self._machine = self._machine, None
-        if machine is not None and machine.groups is not None:
-            await to_thread.run_sync(machine.groups.close)
+        keeper, self._keeper = self._keeper, None
+        for groups in (machine.groups if machine is not None else None, keeper):
+            if groups is not None:
+                await to_thread.run_sync(groups.close)
