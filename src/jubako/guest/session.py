@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from math import isfinite
 from typing import TYPE_CHECKING, Final, Self, cast
 
 import anyio
@@ -20,13 +19,14 @@ from jubako.errors import (
     LaunchError,
     ProtocolError,
 )
-from jubako.guest.config import AgentHello, LauncherConfig, SessionConfig, SessionHooks
+from jubako.guest.config import AgentHello, SessionConfig, SessionHooks
 from jubako.guest.exchange import CallExchange, Exchange, ReplyExchange
+from jubako.guest.fields import config_fields, exec_fields, identity_fields
 from jubako.guest.files import GuestFiles
 from jubako.guest.link import GuestStream, Link
 from jubako.guest.machine import Machine
 from jubako.guest.ports import PortStream
-from jubako.guest.process import GuestProcess, check_size
+from jubako.guest.process import GuestProcess
 from jubako.guest.renewal import Stillness, hello_of_child
 from jubako.guest.requests import ConnectExchange
 from jubako.guest.text import printable
@@ -55,10 +55,6 @@ if TYPE_CHECKING:
 __all__ = ["GuestSession"]
 
 _log: Final = logging.getLogger(__name__)
-_FLAG_STDIN: Final = 1
-_FLAG_TTY: Final = 2
-_FLAG_PRELOADED: Final = 4
-_UNLIMITED: Final = 2**64 - 1
 _STOP_MARGIN: Final = 5.0
 
 
@@ -152,19 +148,8 @@ class GuestSession:
             self._tools.open()
 
     async def _renew(self, identity: Identity) -> None:
-        machine, limits = self.machine, self.config.limits
-        machine.renew(
-            (
-                identity.hostname.encode(),
-                identity.machine_id.encode(),
-                identity.seed,
-                _pairs(identity.env),
-                limits.window,
-                self._max_streams,
-                _milliseconds(limits.drain),
-                int(self._tools is not None),
-            )
-        )
+        machine = self.machine
+        machine.renew(identity_fields(identity, self.config.limits, self._max_streams, tools=self._tools is not None))
         await machine.prepared.wait()
         if machine.ready is None or isinstance(self.failure, ProtocolError):
             self._check_start()
@@ -179,7 +164,7 @@ class GuestSession:
         if hello[0] != PROTOCOL:
             msg = f"the agent speaks protocol {hello[0]}, this host {PROTOCOL}"
             raise LaunchError(msg, hint="rebuild the agent for this version")
-        machine.configure(self._config_fields())
+        machine.configure(config_fields(self.config, self._max_streams, tools=self._tools is not None))
         await machine.prepared.wait()
         self._check_start()
         features, abi, applied, note = cast("tuple[list[bytes], int, int, str]", machine.ready)
@@ -195,35 +180,6 @@ class GuestSession:
                 raise self.failure
             msg = f"the agent did not start: {self.failure.message}"
             raise LaunchError(msg) from self.failure
-
-    def _config_fields(self) -> Sequence[Field]:
-        config = self.config
-        landlock = config.landlock
-        env = {"PATH": config.path, **config.env}
-        if self._tools is not None:
-            env["JUBAKO_TOOLS"] = config.tools
-        rlimits = [
-            value if value >= 0 else _UNLIMITED
-            for number, pair in sorted(config.rlimits.items())
-            for value in (number, *pair)
-        ]
-        return (
-            str(config.workspace).encode(),
-            config.user.encode(),
-            _pairs(env),
-            rlimits,
-            0 if landlock is None else 2 if landlock.required else 1,
-            [path.encode() for path in landlock.readable] if landlock else [],
-            [path.encode() for path in landlock.writable] if landlock else [],
-            [*(mask.entry() for mask in config.masks), *(mount.entry() for mount in config.mounts)],
-            config.seccomp,
-            config.limits.window,
-            self._max_streams,
-            _milliseconds(config.limits.drain),
-            _address(config.tools) if self._tools is not None else b"",
-            *_launcher_fields(config.launcher),
-            int(config.renewable),
-        )
 
     async def shutdown(self, grace: timedelta) -> None:
         """Ask everything inside to end (SIGTERM), then end it; afterwards the session is closed.
@@ -403,7 +359,7 @@ class GuestSession:
         """
         self.check_open()
         try:
-            payload = encode(Message.EXEC, self._exec_fields(request))
+            payload = encode(Message.EXEC, exec_fields(request, self.config.launcher))
         except ValueError as error:
             # Also text that has no bytes: UnicodeEncodeError is a ValueError.
             raise InvalidRequestError(str(error)) from error
@@ -432,21 +388,6 @@ class GuestSession:
         if request.timeout is not None and exchange.started:
             self._tasks.start_soon(process.enforce_timeout, request.timeout.total_seconds())
         return process
-
-    def _exec_fields(self, request: ExecRequest) -> Sequence[Field]:
-        """Return the fields of EXEC. Raises InvalidRequestError."""
-        launcher = self.config.launcher
-        if request.preloaded and (launcher is None or launcher.everything):
-            raise InvalidRequestError(
-                "the sandbox has no preloaded interpreter",
-                hint="name modules in the spec's preload, or exec without preloaded",
-                details={"field": "preloaded"},
-            )
-        if request.tty is not None and launcher is not None and (request.preloaded or launcher.everything):
-            raise InvalidRequestError(
-                "programs that are forks of a launcher can't have a terminal", details={"field": "tty"}
-            )
-        return _exec_fields(request)
 
     def kill_soon(self, exchange: ExecExchange) -> None:
         """Kill a program's tree without waiting, e.g. because the caller was cancelled."""
@@ -509,67 +450,3 @@ class GuestSession:
             processes=processes,
             disk=disk,
         )
-
-
-def _milliseconds(time: timedelta) -> int:
-    return round(time.total_seconds() * 1000)
-
-
-def _address(name: str) -> bytes:
-    """Return a unix socket's address; ``@`` stands for the NUL byte of an abstract one."""
-    return b"\0" + name[1:].encode() if name.startswith("@") else name.encode()
-
-
-def _launcher_fields(launcher: LauncherConfig | None) -> Sequence[Field]:
-    if launcher is None:
-        return [], [], 0, 0
-    return (
-        [item.encode("utf-8", "surrogateescape") for item in launcher.argv],
-        _pairs(launcher.env),
-        int(launcher.everything),
-        min(round(launcher.ready.total_seconds() * 1000), 2**32 - 1),
-    )
-
-
-def _pairs(env: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    pairs: list[tuple[bytes, bytes]] = []
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name or "\0" in value:
-            msg = f"{name!r} can't be an environment variable"
-            raise InvalidRequestError(msg)
-        pairs.append((name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")))
-    return pairs
-
-
-def _exec_fields(request: ExecRequest) -> Sequence[Field]:
-    """Return the fields of EXEC. Raises InvalidRequestError."""
-    if not request.argv:
-        raise InvalidRequestError("argv is empty")
-    if any("\0" in item for item in request.argv):
-        raise InvalidRequestError("argv holds a NUL character")
-    cwd = "" if request.cwd is None else str(request.cwd)
-    if "\0" in cwd:
-        raise InvalidRequestError("cwd holds a NUL character")
-    if request.max_output < 0:
-        raise InvalidRequestError("max_output is negative")
-    if request.timeout is not None and not (
-        request.timeout.total_seconds() > 0 and isfinite(request.timeout.total_seconds())
-    ):
-        raise InvalidRequestError("timeout must be positive")
-    flags, rows, columns = 0, 0, 0
-    if request.tty is not None:
-        check_size(request.tty)
-        flags, rows, columns = _FLAG_TTY, request.tty.rows, request.tty.columns
-    elif request.stdin:
-        flags = _FLAG_STDIN
-    if request.preloaded:
-        flags |= _FLAG_PRELOADED
-    return (
-        [item.encode("utf-8", "surrogateescape") for item in request.argv],
-        cwd.encode("utf-8", "surrogateescape"),
-        _pairs(request.env),
-        (request.user or "").encode("utf-8", "surrogateescape"),
-        flags,
-        rows,
-        columns,
-    )

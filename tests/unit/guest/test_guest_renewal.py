@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ import pytest
 from jubako.boundary.contract import ExecRequest
 from jubako.errors import InstanceLostError, LaunchError, SandboxStateError
 from jubako.guest import GuestSession, Identity, SessionLimits, SocketStream, preload_launcher
+from jubako.linux.seccomp import DEFAULT, compile_filter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-ALLOW_EVERYTHING = struct.pack("HBBI", 6, 0, 0, 0x7FFF0000)
+FILTER = compile_filter(DEFAULT.widened(["sethostname"]))
 CHILD = Identity("child-1", machine_id="c" * 32, env={"CHILD": "yes"})
 
 
@@ -196,7 +196,7 @@ async def test_a_still_sandbox_can_be_stopped(open_guest: OpenGuest) -> None:
 async def test_a_child_has_an_identity_of_its_own(open_guest: OpenGuest) -> None:
     wires: list[Wire] = []
     async with open_guest(
-        stream=lambda stream: keep(wires, stream), renewable=True, seccomp=ALLOW_EVERYTHING, env={"MINE": "1"}
+        stream=lambda stream: keep(wires, stream), renewable=True, seccomp=FILTER, env={"MINE": "1"}
     ) as guest:
         before = guest.session.hello
         assert (await guest.sh("cat /etc/hostname; uname -n")).out == b"old\nold\n"
@@ -223,7 +223,7 @@ async def test_a_child_has_an_identity_of_its_own(open_guest: OpenGuest) -> None
 @pytest.mark.parametrize("place", ["bwrap"], indirect=True)
 async def test_streams_and_limits_begin_anew(open_guest: OpenGuest) -> None:
     wires: list[Wire] = []
-    options = {"renewable": True, "seccomp": ALLOW_EVERYTHING}
+    options = {"renewable": True, "seccomp": FILTER}
     async with open_guest(stream=lambda stream: keep(wires, stream), tools=Echo(), **options) as guest:
         call = "import jubako_tools; print(jubako_tools.call('echo', a=1))"
         for _ in range(3):
@@ -246,7 +246,7 @@ async def test_streams_and_limits_begin_anew(open_guest: OpenGuest) -> None:
 @pytest.mark.parametrize("place", ["bwrap"], indirect=True)
 async def test_a_child_without_functions_of_the_host(open_guest: OpenGuest) -> None:
     wires: list[Wire] = []
-    options = {"renewable": True, "seccomp": ALLOW_EVERYTHING}
+    options = {"renewable": True, "seccomp": FILTER}
     call = "import jubako_tools; jubako_tools.call('echo')"
     async with open_guest(stream=lambda stream: keep(wires, stream), tools=Echo(), **options) as guest:
         await guest.session.prepare()
@@ -257,7 +257,7 @@ async def test_a_child_without_functions_of_the_host(open_guest: OpenGuest) -> N
 @pytest.mark.parametrize("place", ["bwrap"], indirect=True)
 async def test_a_warm_launcher_goes_on_in_the_child(open_guest: OpenGuest) -> None:
     wires: list[Wire] = []
-    options = {"renewable": True, "seccomp": ALLOW_EVERYTHING, "launcher": preload_launcher(["json"])}
+    options = {"renewable": True, "seccomp": FILTER, "launcher": preload_launcher(["json"])}
     async with open_guest(stream=lambda stream: keep(wires, stream), **options) as guest:
         await guest.session.prepare()
         async with child_of(guest, wires) as child:

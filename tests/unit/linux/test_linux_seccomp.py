@@ -254,6 +254,18 @@ def test_narrowing_only_narrows(deny: set[str]) -> None:
         assert after != ALLOW or name not in deny
 
 
+def test_widening_grants_what_no_policy_denies() -> None:
+    def verdicts(profile: Profile) -> dict[str, object]:
+        return dict(profile.entries())
+
+    plain, wide = verdicts(DEFAULT), verdicts(DEFAULT.widened(["sethostname"]))
+    assert {name for name in plain if plain[name] != wide[name]} == {"sethostname"}
+    assert wide["sethostname"] is Verdict.ALLOW
+    denied = DEFAULT.narrowed(["sethostname"])
+    for profile in (denied.widened(["sethostname"]), DEFAULT.widened(["sethostname"]).narrowed(["sethostname"])):
+        assert verdicts(profile)["sethostname"] is Verdict.EPERM
+
+
 def test_unknown_and_essential_names_are_refused() -> None:
     with pytest.raises(InvalidPolicyError, match="unknown system call 'opnat', 'zap'") as caught:
         DEFAULT.narrowed(["opnat", "zap", "sync"])

@@ -97,6 +97,7 @@ class Profile:
     groups: tuple[Group, ...]
     rules: tuple[ArgumentRule, ...]
     denied: frozenset[str] = frozenset()
+    granted: frozenset[str] = frozenset()
 
     def entries(self) -> Iterator[tuple[str, Verdict | ArgumentRule]]:
         """Yield every call named by the profile with its verdict or rule."""
@@ -105,8 +106,17 @@ class Profile:
                 yield name, Verdict.EPERM if name in self.denied else rule
         for group in self.groups:
             for name in group.syscalls:
-                refused = name in self.denied and group.verdict is Verdict.ALLOW
-                yield name, Verdict.EPERM if refused else group.verdict
+                verdict = Verdict.ALLOW if name in self.granted else group.verdict
+                refused = name in self.denied and verdict is Verdict.ALLOW
+                yield name, Verdict.EPERM if refused else verdict
+
+    def widened(self, grant: Iterable[str]) -> Profile:
+        """Return this profile with calls allowed that it refuses; a denial wins, earlier or later.
+
+        For what a driver's own first process has to call and another wall keeps from programs, such as
+        a capability that they lack.
+        """
+        return replace(self, granted=self.granted | frozenset(grant))
 
     def narrowed(self, deny: Iterable[str]) -> Profile:
         """Return this profile with further calls refused (EPERM).
