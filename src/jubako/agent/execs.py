@@ -203,6 +203,11 @@ class Exec(core.Stream):
         self._ends: Tuple[int, int, int] = (-1, -1, -1)
         self._early: List[Tuple[str, Any]] = []
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the launcher has not answered yet."""
+        return self.pending is not None
+
     def open(self, launch: spawn.Launch, *, stdin: bool) -> None:
         """Start the program with pipes. Raises SpawnError or OSError; nothing is left open then."""
         opened = self._pipes(launch, stdin=stdin)
@@ -528,7 +533,7 @@ class Execs:
         program = self.agent.streams.get(target)
         if isinstance(program, Exec) and program.pending is not None and self.launcher is not None:
             self.launcher.cancel(program.pending)
-            while program.pending is not None:
+            while program.is_pending:
                 self.agent.after(stream, _KILL_PAUSE, stream.step)
                 yield False
         for left in tree.kill_slices(self.family, target, 5.0):

@@ -337,7 +337,7 @@ async def test_a_module_that_cannot_be_imported(open_guest: OpenGuest, modules: 
     ("config", "text"),
     [
         (LauncherConfig(("no-such-program",)), "can't be started: no-such-program: not found"),
-        (LauncherConfig(("sh", "-c", "echo last words >&2; exit 3")), r"before it was ready \(exit code 3\): last words"),
+        (LauncherConfig(("sh", "-c", "echo words >&2; exit 3")), r"before it was ready \(exit code 3\): words"),
         (LauncherConfig(("sleep", "60"), ready=SECOND * 0.3), r"not ready within 0\.3 s"),
         (worker("def main(serve, fail, arguments): fail(int(arguments[-1]), 'my reason')"), "my reason"),
         (worker("def main(serve, fail, arguments): 1 / 0"), "ZeroDivisionError"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import importlib.machinery
 import io
 import os
 import runpy
@@ -175,7 +176,7 @@ class _World:
         code = _guarded(lambda: self._execute(command))
         # What is reported here does not change the exit code, which is that of the program.
         _guarded(threading._shutdown)  # type: ignore[attr-defined]  # what the interpreter calls
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]  # what the interpreter calls
         good = _flush_output()
         self._tear_down()
         return 120 if not good and code == 0 else code
@@ -207,7 +208,7 @@ class _World:
         sys.dont_write_bytecode = command.no_bytecode or bool(command.setting("PYTHONDONTWRITEBYTECODE"))
         for option in command.options:
             name, found, value = option.partition("=")
-            sys._xoptions[name] = value if found else True
+            sys._xoptions[name] = value if found else True  # pyright: ignore[reportPrivateUsage]  # its only name
         wanted = [item for item in command.setting("PYTHONWARNINGS").split(",") if item] + command.warnings
         if wanted:
             import warnings
