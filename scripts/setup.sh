@@ -15,6 +15,12 @@ elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
   packages+=(python3-venv)
 fi
 
+# gVisor, where the system has it and we may install it: one more boundary, not a need.
+if ! command -v runsc >/dev/null && apt-cache show runsc >/dev/null 2>&1 &&
+  { [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null; }; then
+  packages+=(runsc)
+fi
+
 if [ ${#packages[@]} -gt 0 ]; then
   if ! command -v apt-get >/dev/null; then
     echo "setup: missing: ${packages[*]}; install them with this system's package manager and run again" >&2

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,9 +9,11 @@ import pytest
 from jubako.testing.conformance import DriverConformance
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jubako.boundary.contract import Driver
 
-_USER = "jubakotest"
+    RunAsUser = Callable[..., None]
 
 
 class TestBwrap(DriverConformance):
@@ -42,34 +38,6 @@ class TestBwrapOnTrio(DriverConformance):
 
 @pytest.mark.root
 @pytest.mark.timeout(300)
-def test_the_suite_as_an_ordinary_user(tmp_path: Path, bwrap: Driver) -> None:
+def test_the_suite_as_an_ordinary_user(bwrap: Driver, as_ordinary_user: RunAsUser) -> None:
     """Without root there may be no cgroups: what the plan calls partial is checked as partial."""
-    try:
-        user = pwd.getpwnam(_USER)
-    except KeyError:
-        pytest.skip(f"no user {_USER} on this machine (useradd -m {_USER})")
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        pytest.skip("no setpriv on this machine")
-    home = Path("/var/tmp") / f"jubako-user-{os.getpid()}"
-    home.mkdir(mode=0o700)
-    os.chown(home, user.pw_uid, user.pw_gid)
-    program = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={home}/pytest", "-rfE"]
-    try:
-        done = subprocess.run(
-            [
-                *(setpriv, f"--reuid={_USER}", f"--regid={_USER}", "--init-groups", "--"),
-                *program,
-                f"{__file__}::TestBwrap",
-            ],
-            cwd=Path(__file__).parents[2],
-            env={"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=280,
-        )
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    as_ordinary_user(f"{__file__}::TestBwrap")

@@ -10,9 +10,11 @@ import pytest
 from jubako.testing.conformance import DriverConformance
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from jubako.boundary.contract import Driver
+
+    RunAsUser = Callable[..., None]
 
 _TERMINALS = "gVisor's terminals of 2022 don't turn keys and sizes into signals or an end of input"
 
@@ -32,3 +34,10 @@ class TestRunsc(DriverConformance):
     @pytest.fixture
     def driver(self, runsc: Driver) -> Driver:
         return runsc
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+def test_a_part_as_an_ordinary_user(runsc: Driver, as_ordinary_user: RunAsUser) -> None:
+    """Rootless: without cgroups, and with one host user for everything."""
+    as_ordinary_user(f"{__file__}::TestRunsc", "-k", "isolation or limits or plan or stop")
