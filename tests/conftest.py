@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,7 +14,6 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 # A deadline would measure how busy the machine is.
@@ -57,7 +57,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def shared_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for all tests and all workers, kept between runs: what is in it can be made again, by its digest."""
     kept = getattr(request.config, "cache", None)
-    return kept.mkdir("jubako") if kept is not None else tmp_path_factory.mktemp("cache")
+    try:
+        place = None if kept is None else Path(kept.mkdir(f"jubako-{os.geteuid()}"))
+    except OSError:
+        place = None  # a checkout of somebody else's
+    return place or tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(autouse=True)

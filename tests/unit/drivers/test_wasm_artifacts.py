@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,10 +19,10 @@ import pytest
 from jubako.drivers.wasmtime.artifacts import ArtifactCache, programs, python_program, supply, user_program
 from jubako.drivers.wasmtime.artifacts import cache as cache_module
 from jubako.errors import InvalidRequestError, LaunchError, MissingExtraError, StoreError
+from jubako.linux.landlock import landlock_abi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 wasmtime = pytest.importorskip("wasmtime", reason="the extra jubako[wasm] is not installed")
@@ -73,6 +77,7 @@ def tampered(path: Path) -> None:
 
 
 def truncated(path: Path) -> None:
+    path.chmod(0o644)
     os.truncate(path, len(CODE) - 1)
 
 
@@ -365,6 +370,33 @@ async def test_the_compiler_is_bounded(cache: ArtifactCache, monkeypatch: pytest
     assert not list(cache.directory().glob("*.cwasm"))
 
 
+@pytest.mark.skipif(not landlock_abi(), reason="the kernel has no Landlock")
+def test_the_compiler_sees_its_own_directory_only(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "other").write_text("secret")
+    source = f"""
+import os, socket, sys
+sys.path.insert(0, {str(programs._WORKSHOP.parent)!r})
+import workshop
+print(open({str(tmp_path / "other")!r}).read())
+workshop.bound({{"memory": 1 << 30}})
+workshop.confine({str(tmp_path / "own")!r})
+print(open({str(tmp_path / "own/file")!r}, "w").write("ok"))
+for path in ({str(tmp_path / "other")!r}, "/etc/passwd"):
+    try:
+        open(path)
+    except PermissionError:
+        print("refused")
+print([name for _, name in socket.if_nameindex()])
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["secret", "2", "refused", "refused"]
+    if os.geteuid() == 0:
+        assert lines[4] == "['lo']"
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_build_that_fails_leaves_nothing(
@@ -379,3 +411,17 @@ async def test_a_build_that_fails_leaves_nothing(
     with pytest.raises(LaunchError, match="broken on purpose"):
         await python_program(cache)
     assert [item.name for item in cache.directory().iterdir() if item.suffix != ".lock"] == []
+
+
+def test_the_page_names_every_module_that_is_missing() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "wasm.md").read_text(encoding="utf-8")
+    source = (supply.GUEST / "jubako_library.py").read_text(encoding="utf-8")
+    text = source[source.index("MISSING = ") : source.index('"""Names that programs may expect')]
+    groups = [
+        node.func.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
+    names = {name for group in groups if isinstance(group, ast.Constant) for name in str(group.value).split()}
+    assert len(names) > 35
+    assert not [name for name in sorted(names) if f"`{name}`" not in page]

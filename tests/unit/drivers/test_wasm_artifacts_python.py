@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import textwrap
 from importlib.metadata import distribution
@@ -234,6 +235,31 @@ def test_the_library(python_bench: Bench) -> None:
         "True False True",
         "['bz2', 'lzma', 'ssl']",
         "None /python/tomllib/__init__.py",
+    ]
+
+
+def test_gaps_that_are_closed(python_bench: Bench) -> None:
+    result = code(
+        python_bench,
+        """
+        import hashlib, zoneinfo
+        from datetime import datetime, timezone
+        moment = datetime(2026, 7, 1, 12, tzinfo=timezone.utc)
+        print(moment.astimezone(zoneinfo.ZoneInfo("Asia/Tokyo")).isoformat(), zoneinfo.ZoneInfo("UTC"))
+        print(moment.astimezone(zoneinfo.ZoneInfo("Europe/Berlin")).tzname(), len(zoneinfo.available_timezones()) > 400)
+        try: zoneinfo.ZoneInfo("Mars/Olympus")
+        except zoneinfo.ZoneInfoNotFoundError as e: print(e)
+        print(hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2).hex())
+        print(hashlib.pbkdf2_hmac("sha1", b"password", b"salt", 4096, 25).hex())
+        """,
+    )
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "2026-07-01T21:00:00+09:00 UTC",
+        "CEST True",
+        "'No time zone found with key Mars/Olympus'",
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 2).hex(),
+        hashlib.pbkdf2_hmac("sha1", b"password", b"salt", 4096, 25).hex(),
     ]
 
 

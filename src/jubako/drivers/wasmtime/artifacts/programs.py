@@ -20,6 +20,7 @@ from jubako.drivers.wasmtime.artifacts.supply import (
     ENGINE_DIGEST,
     GUEST,
     compilation_key,
+    copy_data,
     engine_words,
     javascript_command,
     javascript_engine,
@@ -148,7 +149,9 @@ async def _make_python(cache: ArtifactCache, key: str, place: Path, progress: Pr
     # An environment of its own: otherwise the builder puts this Python's installed packages into the component.
     environment = place / "environment"
     environment.mkdir()
-    words = {"sources": str(GUEST), "out": str(wasm)}
+    data = place / "data"
+    await anyio.to_thread.run_sync(copy_data, data)
+    words = {"sources": str(GUEST), "data": str(data), "out": str(wasm)}
     await _work("component", words, place, _OWN, {"VIRTUAL_ENV": str(environment)})
     _tell(progress, "compiling Python for this processor")
     digest = await anyio.to_thread.run_sync(_sha256_of, wasm)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ __all__ = [
     "ENGINE_DIGEST",
     "GUEST",
     "compilation_key",
+    "copy_data",
     "engine_words",
     "javascript_command",
     "javascript_engine",
@@ -64,10 +66,21 @@ def engine_words(*, parallel: bool) -> str:
 
 def python_key() -> str:
     """Return what the Python component is made of, in one digest."""
-    parts: list[str] = ["python", str(_COMPONENT_FORMAT), *require("componentize-py")]
+    parts: list[str] = ["python", str(_COMPONENT_FORMAT), *require("componentize-py", "tzdata")]
     for path in sorted(GUEST.glob("*.py")) + sorted(GUEST.glob("*.wit")):
         parts += [path.name, path.read_text(encoding="utf-8")]
     return _digest(parts)
+
+
+def copy_data(directory: Path) -> None:
+    """Put the packages that the component takes data from into ``directory``. Raises MissingExtraError."""
+    require("tzdata")
+    place = Path(str(importlib.metadata.distribution("tzdata").locate_file("tzdata")))
+    try:
+        shutil.copytree(place, directory / "tzdata", ignore=shutil.ignore_patterns("__pycache__"))
+    except OSError as error:
+        msg = f"the package tzdata can't be read: {error}"
+        raise MissingExtraError(msg, hint=_EXTRA, details={"package": "tzdata"}) from error
 
 
 def javascript_engine() -> bytes:

@@ -28,6 +28,7 @@ for _name in _WARM.split():
 import jubako_console  # noqa: E402  # after the embedding, which compiles what this imports
 import jubako_system  # noqa: E402
 
+jubako_system.embed()
 jubako_library.install()
 jubako_system.install()
 jubako_console.settle()
