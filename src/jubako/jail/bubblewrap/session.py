@@ -7,7 +7,6 @@ import resource
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, cast
 
-from jubako.boundary.contract import Feature
 from jubako.guest import LandlockConfig, LauncherConfig, MaskedPath, PrivateMount, SessionConfig, preload_launcher
 from jubako.jail.bubblewrap.layout import LIBRARY, PATH
 from jubako.linux.cgroup import Ability
@@ -48,9 +47,7 @@ def session_config(plan: Plan, groups: CgroupSupport | None, seccomp: bytes) -> 
 
 def _launcher(plan: Plan) -> LauncherConfig | None:
     """Return the interpreter that imports what the spec wants preloaded, once."""
-    if not plan.spec.preload or Feature.PRELOAD not in plan.features:
-        return None
-    return preload_launcher(plan.spec.preload)
+    return preload_launcher(plan.spec.preload) if plan.spec.preload else None
 
 
 def _environment(policy: Policy) -> dict[str, str]:

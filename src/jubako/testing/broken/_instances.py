@@ -360,7 +360,7 @@ class ForgetsSizes(BrokenDriver):
 class ForgetsMemory(BrokenDriver):
     """Gives more memory than the policy."""
 
-    breaks = frozenset({"limits.after-bomb", "limits.memory", "limits.memory-sum"})
+    breaks = frozenset({"limits.after-bomb", "limits.memory", "limits.memory-sum", "preload.memory"})
     reach = frozenset({"policy.resources"})
 
     def change_policy(self, policy: Policy, context: DriverContext) -> Policy:
@@ -372,7 +372,7 @@ class ForgetsMemory(BrokenDriver):
 class ForgetsProcesses(BrokenDriver):
     """Allows more processes than the policy."""
 
-    breaks = frozenset({"limits.after-forks", "limits.processes"})
+    breaks = frozenset({"limits.after-forks", "limits.processes", "preload.processes"})
     reach = frozenset({"policy.resources"})
 
     def change_policy(self, policy: Policy, context: DriverContext) -> Policy:

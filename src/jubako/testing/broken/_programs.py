@@ -128,7 +128,7 @@ class MissingExecutableRaises(BrokenDriver):
 class NoWorkingDirectory(BrokenDriver):
     """Starts every program in the workspace."""
 
-    breaks = frozenset({"exec.cwd-given", "exec.cwd-missing"})
+    breaks = frozenset({"exec.cwd-given", "exec.cwd-missing", "preload.request"})
     reach = frozenset({"exec.cwd"})
 
     def change_request(self, request: ExecRequest) -> ExecRequest:

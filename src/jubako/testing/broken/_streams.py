@@ -90,7 +90,7 @@ class MergesStreams(BrokenDriver):
 
     breaks = frozenset({
         "exec.concurrent", "output.after-exit", "output.binary", "output.both-streams",
-        "time.output-kept",
+        "preload.request", "time.output-kept",
     })  # fmt: skip
 
     class _Process(_Wrapping):
@@ -319,7 +319,7 @@ class WaitsForBackground(BrokenDriver):
 class StdinStaysOpen(BrokenDriver):
     """Never tells the program that its input is over."""
 
-    breaks = frozenset({"exec.stdin-eof", "exec.stdin-large"})
+    breaks = frozenset({"exec.stdin-eof", "exec.stdin-large", "preload.request"})
     reach = frozenset({"exec.stdin"})
 
     class _Process(BrokenProcess):
