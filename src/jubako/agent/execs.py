@@ -315,6 +315,11 @@ class Execs:
             raise spawn.SpawnError(wire.END_REFUSED, errno.EINVAL, "the launcher has no terminals")
         return self.launcher
 
+    def launch(self) -> None:
+        """Serve LAUNCH: start the launcher, if the session has one that does not run."""
+        if self.launcher is not None:
+            self.launcher.start()
+
     def _absolute(self, cwd: bytes) -> bytes:
         if cwd.startswith(b"/"):
             return cwd

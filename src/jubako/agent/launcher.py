@@ -114,7 +114,9 @@ class Launcher:
     # -- its life ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the launcher; it imports while the agent goes on. What fails is told to the next program."""
+        """Start it unless it runs; it imports while the agent goes on. What fails is told to the next program."""
+        if self._socket is not None:
+            return
         self._failure, self._words, self._how, self._ready = "", b"", "", False
         opened: List[int] = []
         try:

@@ -104,7 +104,7 @@ class Main:
         agent.flush()
         self.execs()  # while the host looks at the walls
         if fields[13]:
-            self._start_launcher(*fields[13:17])
+            self._set_launcher(*fields[13:17])
 
     def execs(self) -> execs.Execs:
         """Return the part that runs programs, loading it at first use."""
@@ -114,13 +114,13 @@ class Main:
             self._loaded = execs.Execs(self.agent, self._spawner)
         return self._loaded
 
-    def _start_launcher(self, argv: List[bytes], env: List[Tuple[bytes, bytes]], everything: int, ready: int) -> None:
+    def _set_launcher(self, argv: List[bytes], env: List[Tuple[bytes, bytes]], everything: int, ready: int) -> None:
         from . import launcher
 
         config = launcher.Config(argv, dict(env), everything=bool(everything), seconds=ready / 1000)
         owner = self.execs()
+        # Not started yet: nothing may run before the host has seen the walls and filled the cgroup.
         owner.launcher = launcher.Launcher(self.agent, owner, config)
-        owner.launcher.start()
 
     def _harden_self(
         self,
@@ -223,6 +223,8 @@ class Main:
     def _serve(self, kind: int, ident: int, fields: List[Any]) -> None:
         if kind == wire.SHUTDOWN and not ident:
             self._stop(fields[0], wire.BYE_ASKED)
+        elif kind == wire.LAUNCH and not ident:
+            self.execs().launch()
         elif kind == wire.PREPARE and not ident:
             self._prepare()
         elif not ident:

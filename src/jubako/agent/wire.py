@@ -19,7 +19,7 @@ MAX_GUEST_PAYLOAD = 65536
 MAX_HOST_PAYLOAD = 4 * 1024 * 1024
 
 HELLO, CONFIG, READY, SHUTDOWN, BYE = 0x01, 0x02, 0x03, 0x04, 0x05
-PREPARE, PREPARED, CONTINUE, RENEW, RENEWED = 0x06, 0x07, 0x08, 0x09, 0x0A
+PREPARE, PREPARED, CONTINUE, RENEW, RENEWED, LAUNCH = 0x06, 0x07, 0x08, 0x09, 0x0A, 0x0B
 EXEC, STARTED, EXIT, SIGNAL, KILL, RESIZE = 0x10, 0x11, 0x12, 0x13, 0x14, 0x15
 DATA, ERRDATA, EOF, CREDIT, DISCARD, CLOSE, END = 0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26
 READ, WRITE, SCAN, STAT, MKDIR, MOVE, REMOVE, CHMOD = 0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37
@@ -87,6 +87,7 @@ SCHEMAS: "dict[int, Schema]" = {
         ("landlock", "u8", 1),
         ("note", "str", TEXT_MAX),
     ),
+    LAUNCH: (),
     SHUTDOWN: (("grace", "u32", 0),),
     BYE: (("reason", "u8", 2), ("text", "str", TEXT_MAX)),
     PREPARE: (),

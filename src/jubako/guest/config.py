@@ -42,7 +42,8 @@ class LauncherConfig:
 
     ``argv`` is its program, to which the agent appends the number of its socket's descriptor; ``env``
     is added to the session's. With ``everything`` it gets every program, else only requests that say
-    ``preloaded``. ``ready`` bounds its start, which nothing but the first such program waits for.
+    ``preloaded``. ``ready`` bounds its start, which ``GuestSession.launch`` or the first such program causes
+    and nothing else waits for.
     """
 
     argv: tuple[str, ...]

@@ -181,6 +181,14 @@ class GuestSession:
             msg = f"the agent did not start: {self.failure.message}"
             raise LaunchError(msg) from self.failure
 
+    def launch(self) -> None:
+        """Have the launcher started, if there is one; else its first program starts it.
+
+        To be called when the sandbox's walls and limits stand: it is the first that runs inside besides the agent.
+        """
+        if self.config.launcher is not None and not self._over:
+            self.machine.send(Message.LAUNCH, 0)
+
     async def shutdown(self, grace: timedelta) -> None:
         """Ask everything inside to end (SIGTERM), then end it; afterwards the session is closed.
 

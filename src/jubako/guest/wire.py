@@ -67,6 +67,7 @@ class Message(IntEnum):
     CONTINUE = 0x08
     RENEW = 0x09
     RENEWED = 0x0A
+    LAUNCH = 0x0B
     EXEC = 0x10
     STARTED = 0x11
     EXIT = 0x12
@@ -192,6 +193,7 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("landlock", "u8", 1),
         ("note", "str", TEXT_MAX),
     ),
+    Message.LAUNCH: (),
     Message.SHUTDOWN: (("grace", "u32", 0),),
     Message.BYE: (("reason", "u8", 2), ("text", "str", TEXT_MAX)),
     Message.PREPARE: (),

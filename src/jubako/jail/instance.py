@@ -107,6 +107,7 @@ class AgentInstance(ABC, Generic[_L]):
             self._session = session = await self._open(launched)
             await launched.group.join()
             self._verify(launched, session)
+            session.launch()
         except BaseException as error:
             said = await self._dying_words() if isinstance(error, BoundaryError) else ""
             await self.destroy()

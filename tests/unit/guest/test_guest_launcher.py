@@ -418,3 +418,18 @@ async def test_the_sandbox_stops_with_its_launcher(open_guest: OpenGuest) -> Non
         with anyio.fail_after(20):
             await guest.session.shutdown(SECOND)
         assert (await process.wait()).signal == signal.SIGTERM
+
+
+async def test_it_starts_when_the_host_says_so(open_guest: OpenGuest) -> None:
+    text = "def main(serve, fail, arguments):\n"
+    text += "  open(arguments[0] + '/ran', 'w').close(); serve(int(arguments[-1]), lambda *a: 5)"
+    async with open_guest() as probe:
+        place = str(probe.workspace)
+    config = LauncherConfig(("python3", "-c", launcher_text(text), place))
+    async with open_guest(launcher=config) as guest:
+        # Nothing runs before the host has looked at the walls and filled the cgroup.
+        assert (await guest.sh("sleep 0.3; ls ran")).status.code != 0
+        guest.session.launch()
+        guest.session.launch()
+        assert (await guest.sh("until test -e ran; do sleep 0.02; done")).status.code == 0
+        assert (await guest.run("x", preloaded=True)).status.code == 5

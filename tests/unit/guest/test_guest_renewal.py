@@ -149,6 +149,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_still(open_guest: OpenGuest
     launcher = preload_launcher(["time"], python="python3")
     slow = type(launcher)(("sh", "-c", 'sleep 1.5; exec "$@"', "sh", *launcher.argv))
     async with open_guest(launcher=slow) as guest:
+        guest.session.launch()
         with anyio.move_on_after(0.05) as scope:
             await guest.session.prepare()
         assert scope.cancelled_caught
@@ -160,6 +161,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_still(open_guest: OpenGuest
 
 async def test_a_launcher_that_failed_is_told(open_guest: OpenGuest) -> None:
     async with open_guest(launcher=preload_launcher(["no_such_module"])) as guest:
+        guest.session.launch()
         with pytest.raises(SandboxStateError, match="no_such_module"):
             await guest.session.prepare()
 
@@ -177,6 +179,7 @@ async def test_a_dying_sandbox_is_not_waited_for(open_guest: OpenGuest) -> None:
             except InstanceLostError as error:
                 errors.append(error)
 
+        guest.session.launch()
         tasks.start_soon(prepare)
         await anyio.sleep(0.1)
         guest.agent.kill()
@@ -259,6 +262,7 @@ async def test_a_warm_launcher_goes_on_in_the_child(open_guest: OpenGuest) -> No
     wires: list[Wire] = []
     options = {"renewable": True, "seccomp": FILTER, "launcher": preload_launcher(["json"])}
     async with open_guest(stream=lambda stream: keep(wires, stream), **options) as guest:
+        guest.session.launch()
         await guest.session.prepare()
         async with child_of(guest, wires) as child:
             code = "import sys, os, socket; print('json' in sys.modules, os.environ['CHILD'], socket.gethostname())"
