@@ -30,7 +30,7 @@ def environment(workplace: Path) -> dict[str, str]:
         "XDG_STATE_HOME": str(workplace.parent / "home" / "state"),
         "LANG": "C.UTF-8",
         "COLUMNS": "120",
-        **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE")},
+        **{name: value for name, value in os.environ.items() if name.startswith(("COVERAGE", "PYTHONPATH"))},
     }
 
 
