@@ -28,7 +28,7 @@ SOCKET_FD = 3
 """Where the launcher finds its socket."""
 _LAST_WORDS = 1024
 _RETRY_SECONDS = 0.005
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 5.0
 """A launcher that is ready answers in milliseconds; one that was stopped never does."""
 _DEATH_SECONDS = 1.0
 _SPARE_FD = 10

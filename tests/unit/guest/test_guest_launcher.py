@@ -190,6 +190,17 @@ async def test_forks_share_no_state(open_guest: OpenGuest) -> None:
         assert all(len(values) == 4 for values in seen)
 
 
+@HERE
+async def test_numpy_is_seeded_anew(open_guest: OpenGuest) -> None:
+    code = "import numpy.random; print(numpy.random.rand(), numpy.random.default_rng().random())"
+    async with open_guest(launcher=preload_launcher(["numpy"])) as guest:
+        if (await guest.run("python3", "-c", "import numpy")).status.code:
+            pytest.skip("the interpreter inside has no numpy")
+        seen = [(await guest.run("python3", "-c", code, preloaded=True)).out for _ in range(3)]
+        assert len(set(seen)) == 3
+        assert all(len(line.split()) == 2 for line in seen)
+
+
 async def test_the_modules_are_there_and_others_start_cold(open_guest: OpenGuest) -> None:
     code = "import sys; print('asyncio' in sys.modules)"
     async with open_guest(launcher=PRELOAD) as guest:
