@@ -14,7 +14,7 @@ import anyio
 import pytest
 from copying import CopyingDriver, CopyingInstance, copying_registry
 
-from jubako import AsyncSandbox, Policy, Runtime, Snapshot, ToolGrant
+from jubako import AsyncSandbox, Policy, Runtime, Sandbox, Snapshot, ToolGrant
 from jubako.errors import (
     InvalidPolicyError,
     InvalidRequestError,
@@ -29,6 +29,7 @@ from jubako.errors import (
 from jubako.policy.merge import merge
 from jubako.sinks import Ledger, verify_ledger
 from jubako.store import StateStore
+from jubako.sync import bridge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -497,3 +498,22 @@ async def test_an_unreadable_record_is_told(runtime: Runtime, box: AsyncSandbox,
         await AsyncSandbox.restore("base", runtime=runtime).start()
     shutil.rmtree(state_home / "snapshots" / runtime.snapshots.get("base").digest)
     await runtime.remove_snapshot("base")
+
+
+def test_blocking_callers_snapshot_restore_and_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "Runtime", partial(Runtime, registry=copying_registry()))
+    with Sandbox() as box:
+        box.files.write("a.txt", "first")
+        made = box.snapshot("base")
+        children = box.fork(2, ttl=60)
+        for child in children:
+            assert child.files.read_text("a.txt") == "first"
+        with children[0] as first:
+            assert first.run("print(1)").stdout == "1\n"
+        children[1].destroy()
+        assert [child.state for child in children] == ["destroyed", "destroyed"]
+    for key in (made, "base"):
+        with Sandbox.restore(key, name="child", labels={"a": "b"}) as child:
+            assert child.files.read_text("a.txt") == "first"
+            assert child.policy == made.spec.policy
+            assert child.run_file("a.txt", "x", language="bash", check=False).exit_code == 127

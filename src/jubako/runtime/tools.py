@@ -22,6 +22,7 @@ __all__ = ["ArgumentsRefusedError", "Tool", "ToolLike", "as_tools", "supplied_to
 _SECTION: Final = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Examples?|Notes?):\s*$")
 _ENTRY: Final = re.compile(r"^ {4}(\w+)(?: ?\([^)]*\))?:\s*(.*)$")
 _MOST_PROBLEMS: Final = 20
+_TEXT_LIMIT: Final = 200
 _REFUSED_KINDS: Final = frozenset({
     inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD,
 })  # fmt: skip
@@ -251,7 +252,8 @@ def _untitled(node: object) -> Any:
 def _refused(error: ValidationError) -> ArgumentsRefusedError:
     found = error.errors(include_url=False, include_input=False, include_context=False)
     problems = [
-        {"field": ".".join(str(part) for part in item["loc"]), "message": item["msg"]}
+        # Cut, because the names of unknown fields are the program's and may be as long as its arguments.
+        {"field": ".".join(str(part) for part in item["loc"])[:_TEXT_LIMIT], "message": item["msg"][:_TEXT_LIMIT]}
         for item in found[:_MOST_PROBLEMS]
     ]
     return ArgumentsRefusedError(problems, len(found))

@@ -136,6 +136,9 @@ def test_many_problems_are_cut_but_counted() -> None:
     with pytest.raises(ArgumentsRefusedError, match="100 problems in the arguments") as caught:
         Tool(search).parse(text)
     assert len(caught.value.problems) == 20
+    with pytest.raises(ArgumentsRefusedError) as caught:
+        Tool(search).parse(json.dumps({"query": "x", "y" * 60_000: 1}).encode())
+    assert caught.value.problems[0]["field"] == "y" * 200
 
 
 def test_infinite_numbers_are_none() -> None:
