@@ -206,3 +206,11 @@ def test_a_terminal_obeys_code_inside_only_with_raw() -> None:
     code = "print('\\x1b]0;owned\\x07\\x1b[2Jend')"
     assert terminal("run", "-c", code) == b"\\e]0;owned\\x07\\e[2Jend\r\n"
     assert terminal("run", "--raw", "-c", code) == b"\x1b]0;owned\x07\x1b[2Jend\r\n"
+
+
+def test_preloaded_modules(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text("import sys; print({'decimal', 'csv'} <= set(sys.modules), sys.argv[1:])")
+    result = jubako("run", "--preload", "decimal, csv", "job.py", "a", cwd=tmp_path)
+    assert (result.stdout, result.returncode) == ("True ['a']\n", 0), result.stderr
+    result = jubako("run", "--preload", "decimal", "--", "sh", "-c", "echo shell")
+    assert (result.stdout, result.returncode) == ("shell\n", 0), result.stderr

@@ -409,3 +409,24 @@ async def test_preloading_is_asked_for_and_refused_where_it_can_not_be(box: Asyn
         AsyncSandbox(boundary="process", preload="numpy")
     with pytest.raises(InvalidRequestError, match=r"preload\.0"):
         AsyncSandbox(boundary="process", preload=["numpy; import os"])
+
+
+async def test_python_starts_as_a_fork_of_what_is_preloaded() -> None:
+    async with AsyncSandbox(boundary="process", preload=["decimal"]) as box:
+        assert box.preload == ("decimal",)
+        seen = "import sys; print('decimal' in sys.modules, sys.argv)"
+        assert (await box.run(seen)).stdout == "True ['-c']\n"
+        assert (await box.run(f"{'#' * 300_000}\n{seen}")).stdout == "True ['-c']\n"
+        await box.files.write("job.py", seen)
+        assert (await box.run_file("job.py", "a")).stdout == "True ['/workspace/job.py', 'a']\n"
+        for preloaded, first in ((True, "True"), (False, "False")):
+            process = await box.exec(["python3", "-c", seen], preloaded=preloaded)
+            assert (await process.result()).stdout.startswith(first)
+        assert (await box.run("echo shell", language="bash")).stdout == "shell\n"
+
+
+async def test_a_module_that_is_not_there_is_named() -> None:
+    async with AsyncSandbox(boundary="process", preload=["no_such_module"]) as box:
+        with pytest.raises(InvalidRequestError, match="module 'no_such_module' can't be imported: ModuleNotFoundError"):
+            await box.run("print(1)")
+        assert (await box.run("echo shell", language="bash")).stdout == "shell\n"
