@@ -430,10 +430,11 @@ async def test_drivers_that_can_not_say_so(runtime: Runtime, box: AsyncSandbox, 
 
 
 async def test_states_that_allow_it(runtime: Runtime) -> None:
-    pending = AsyncSandbox(runtime=runtime)
-    for call in (pending.snapshot(), pending.fork()):
-        with pytest.raises(SandboxStateError, match="not started"):
-            await call
+    for pending in (AsyncSandbox(runtime=runtime), AsyncSandbox()):
+        with pytest.raises(SandboxStateError, match="snapshot: the sandbox is not started"):
+            await pending.snapshot()
+        with pytest.raises(SandboxStateError, match="fork: the sandbox is not started"):
+            await pending.fork()
     async with AsyncSandbox(runtime=runtime) as box:
         await box.stop(grace=0.1)
         for action in (box.snapshot, partial(box.fork, 2)):

@@ -374,7 +374,7 @@ class AsyncSandbox:
         Raises SandboxStateError while programs run inside, InvalidRequestError where the boundary can't,
         NameTakenError, and SnapshotError when it can't be written; then nothing is left.
         """
-        return await self._owner().snapshot(self._live("snapshot"), name)
+        return await self._owner("snapshot").snapshot(self._live("snapshot"), name)
 
     async def fork(self, count: int = 1, *, ttl: Seconds = None) -> list[AsyncSandbox]:
         """Return ``count`` running sandboxes that go on from here, all or none; this one goes on too.
@@ -386,7 +386,7 @@ class AsyncSandbox:
             count: How many, at most 1000.
             ttl: Seconds until each is destroyed, at most the policy's ``time.sandbox``.
         """
-        runtime = self._owner()
+        runtime = self._owner("fork")
         children = await runtime.fork(self._live("fork"), count, ttl=ttl)
         return [self._around(child, runtime) for child in children]
 
@@ -396,9 +396,9 @@ class AsyncSandbox:
         box._managed, box._forked = managed, True
         return box
 
-    def _owner(self) -> Runtime:
+    def _owner(self, call: str) -> Runtime:
         if self._runtime is None:
-            raise _not_started("snapshot")
+            raise _not_started(call)
         return self._runtime
 
     def _scratch(self) -> str:
