@@ -24,17 +24,20 @@ __all__ = [
     "BUNDLE",
     "CAPABILITIES",
     "NAMESPACES",
+    "OWNERSHIP",
     "ROOT",
     "RUNSC",
     "STATE",
     "TRACE",
     "Mount",
     "container",
+    "jail_place",
     "limits",
     "private_mounts",
     "root_arguments",
     "runsc_arguments",
     "tmpfs",
+    "writes_host",
 ]
 
 ROOT: Final = "/run/jubako/root"
@@ -66,6 +69,11 @@ NAMESPACES: Final = (
     "0",
     *(word for name in CAPABILITIES for word in ("--cap-add", name)),
 )
+
+OWNERSHIP: Final = tuple(
+    word for name in ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID") for word in ("--cap-add", name)
+)
+"""What the file proxy needs besides to make files of the guest's user; it counts for the jail's users only."""
 
 _KINDS: Final = ("bounding", "effective", "inheritable", "permitted", "ambient")
 
@@ -136,6 +144,22 @@ def private_mounts(policy: Policy) -> list[Mount]:
         tmpfs("/tmp", files.tmp_size, 0o1777),  # noqa: S108  # a path inside  # control: fs.private-tmp
         tmpfs("/dev/shm", files.tmp_size, 0o1777),  # noqa: S108  # a path inside
     ]
+
+
+def writes_host(policy: Policy) -> bool:
+    """Return whether programs may make files on the host."""
+    return any(mount.access == "rw" for mount in policy.files.mounts)
+
+
+def jail_place(policy: Policy, path: str) -> str:
+    """Return where a path of the guest's is shown to runsc in the jail."""
+    place = f"{ROOT}{path}"
+    longest = 0
+    for number, mount in enumerate(policy.files.mounts):
+        below = path == mount.target or path.startswith(f"{mount.target}/")
+        if below and len(mount.target) > longest:
+            place, longest = f"{_MOUNTS}/{number}{path[len(mount.target) :]}", len(mount.target)
+    return place
 
 
 def root_arguments(policy: Policy, facts: Facts) -> tuple[str, ...]:

@@ -15,14 +15,17 @@ import anyio
 from jubako.drivers.runsc._bundle import (
     BUNDLE,
     NAMESPACES,
+    OWNERSHIP,
     ROOT,
     RUNSC,
     STATE,
     TRACE,
     Mount,
     container,
+    jail_place,
     limits,
     runsc_arguments,
+    writes_host,
 )
 from jubako.jail.bubblewrap import AGENT_PATH, Descriptors, Launched, made_up_files, mask_arguments, start_jail
 from jubako.jail.group import LaunchGroup
@@ -98,11 +101,16 @@ async def launch(
 def _arguments(plan: Plan, machine: RunscMachine, descriptors: Descriptors, *, agent: bytes, name: str) -> list[str]:
     """Return bubblewrap's arguments up to the program; order matters to it."""
     policy = plan.spec.policy
-    argv = list(drop_prefix(machine.drop[0], random_uid())) if machine.drop else []
-    argv += [machine.bwrap, *NAMESPACES, *cast("Sequence[str]", plan.payload["jail"])]
+    uid = random_uid()
+    argv = list(drop_prefix(machine.drop[0], uid)) if machine.drop else []
+    argv += [machine.bwrap, *NAMESPACES]
+    if machine.drop and writes_host(policy):  # control: fs.mounts
+        # New files have to belong to the guest's user, whom the file proxy must know besides its own.
+        argv += ["--userns-block-fd", descriptors.map_users(((0, uid), (1000, random_uid()))), *OWNERSHIP]
+    argv += cast("Sequence[str]", plan.payload["jail"])
     argv += made_up_files(policy, descriptors, agent=agent, name=name, root=ROOT)
     for hidden in policy.files.hide:  # control: fs.host-hidden
-        argv += mask_arguments(policy, hidden, ROOT)
+        argv += mask_arguments(policy, hidden, jail_place(policy, hidden))
     config = container(
         agent_arguments(machine),
         cast("Sequence[Mount]", plan.payload["mounts"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from jubako._lib.levels import Enforcement
 from jubako.boundary.card import common_controls
 from jubako.boundary.contract import BoundaryKind, ControlResult, Plan
-from jubako.drivers.runsc._bundle import private_mounts, root_arguments
+from jubako.drivers.runsc._bundle import private_mounts, root_arguments, writes_host
 from jubako.jail.bubblewrap import check_expressible
 from jubako.jail.resources import CGROUP_REMEDY, cgroup_reason, cpu_control, freeze_control, io_control
 
@@ -77,7 +77,7 @@ def _file_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
 
 def _mounts_control(policy: Policy, facts: Facts) -> ControlResult:
     mechanism = "bind mounts, nosuid and nodev, through gVisor's file proxy"
-    if all(mount.access == "ro" for mount in policy.files.mounts) or facts.get("user.map"):
+    if facts.get("user.drop") or not writes_host(policy):
         return ControlResult("fs.mounts", _ENFORCED, mechanism)
     return ControlResult(
         "fs.mounts",
@@ -135,7 +135,8 @@ def _resource_controls(policy: Policy, facts: Facts) -> Iterator[ControlResult]:
         facts,
         "processes",
         "resource.processes",
-        "RLIMIT_NPROC in gVisor; the cgroup bounds the host's threads behind it",
+        "RLIMIT_NPROC in gVisor"
+        + ("; the cgroup bounds the host's threads behind it" if facts.get("cgroup.processes") else ""),
         "it holds, but nothing tells which program ran into it",
     )
     yield cpu_control(facts)

@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
@@ -154,6 +155,8 @@ class Descriptors:
         self.agent_theirs = self._pass(theirs.detach())
         self.info, info_theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.info_theirs = self._pass(info_theirs)
+        self._users: tuple[tuple[int, int], ...] = ()
+        self._mapped = -1
 
     def _pass(self, descriptor: int) -> str:
         self.theirs.append(descriptor)
@@ -171,16 +174,36 @@ class Descriptors:
         """Return a descriptor that leads whoever inherits it to ``path``, through ``/proc/self/fd``, and no further."""
         return self._pass(os.open(path, os.O_PATH | os.O_CLOEXEC))
 
+    def map_users(self, users: Sequence[tuple[int, int]]) -> str:
+        """Have ``users`` (inside, on the host) in the jail; return the descriptor that bubblewrap waits on for that.
+
+        Needs root: others can map only themselves.
+        """
+        self._users = tuple(users)
+        theirs, self._mapped = os.pipe2(os.O_CLOEXEC)
+        return self._pass(theirs)
+
+    def write_maps(self, pid: int) -> None:
+        """Give the first process the users of ``map_users``, if any, and let it go on. Raises OSError."""
+        if self._users:
+            text = "".join(f"{inside} {outside} 1\n" for inside, outside in self._users)
+            for name in ("uid_map", "gid_map"):  # control: process.identity
+                Path(f"/proc/{pid}/{name}").write_text(text, encoding="ascii")
+            os.write(self._mapped, b"1")
+
     def close_theirs(self) -> None:
         """Close what the child has by now."""
         while self.theirs:
             os.close(self.theirs.pop())
 
     def close_info(self) -> None:
-        """Close the report pipe."""
+        """Close the pipes between bubblewrap and us."""
         if self.info >= 0:
             os.close(self.info)
             self.info = -1
+        if self._mapped >= 0:
+            os.close(self._mapped)
+            self._mapped = -1
 
     def close(self) -> None:
         """Close everything; what is closed already stays so."""
@@ -260,6 +283,7 @@ async def start_jail(
             msg = f"bubblewrap ended before the sandbox stood: {said}"
             raise LaunchError(msg, hint="jubako doctor says what this machine allows")  # noqa: TRY301  # undone below
         pidfd = _pidfd_of_child(pid, child)
+        descriptors.write_maps(pid)
         group.add(pid)
         return Launched(child, pid, pidfd, descriptors.agent, group)
     except BaseException as error:
@@ -335,20 +359,21 @@ def made_up_files(policy: Policy, descriptors: Descriptors, *, agent: bytes, nam
     return [*argv, "--perms", "0444", "--file", descriptors.content(agent), f"{root}{AGENT_PATH}"]
 
 
-def mask_arguments(policy: Policy, hidden: str, root: str = "") -> list[str]:
+def mask_arguments(policy: Policy, hidden: str, place: str | None = None) -> list[str]:
     """Return what masks a path inside: an empty directory or file; nothing where a read-only place lacks it anyway.
 
-    ``root`` is where the guest's root directory is built.
+    ``place`` is where the path is while the jail is built, if not where the guest sees it.
     """
+    place = place or hidden
     source, fixed = hidden, hidden.startswith("/usr/")
     for mount in sorted(policy.files.mounts, key=lambda item: len(item.target)):
         if hidden == mount.target or hidden.startswith(f"{mount.target}/"):
             source, fixed = mount.source + hidden[len(mount.target) :], True
     if os.path.isdir(source):  # noqa: PTH112  # one stat of a host path that the policy names
-        return ["--size", "4096", "--perms", "0555", "--tmpfs", f"{root}{hidden}", "--remount-ro", f"{root}{hidden}"]
+        return ["--size", "4096", "--perms", "0555", "--tmpfs", place, "--remount-ro", place]
     if fixed and not os.path.lexists(source):
         return []
-    return ["--ro-bind", "/dev/null", f"{root}{hidden}"]
+    return ["--ro-bind", "/dev/null", place]
 
 
 async def _first_pid(info: int) -> int | None:
