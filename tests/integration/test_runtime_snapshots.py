@@ -90,6 +90,7 @@ async def test_a_snapshot_is_restored_as_often_as_one_likes(
 ) -> None:
     made = await box.snapshot("base")
     assert left(state_home) == [made.digest]
+    assert made.document()["boundary"].__class__ is str
     assert (made.name, made.driver, made.boundary, made.origin) == ("base", "copying", "process", box.id)
     assert made.size == (state_home / "snapshots" / made.digest / "parts" / "files.json").stat().st_size
     await box.files.write("a.txt", b"second")

@@ -239,7 +239,7 @@ class Runtime:
         came_from = sandbox.descent.snapshot if sandbox.descent is not None else None
         draft = Draft(
             spec=sandbox.planned.plan.spec,
-            boundary=sandbox.planned.plan.boundary,
+            boundary=str(sandbox.planned.plan.boundary),
             origin=sandbox.id,
             spent=sandbox.toolbox.spent if sandbox.toolbox is not None else {},
             write=sandbox.write_down,
