@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,7 @@ class Other:
     """A driver of some other distribution, as far as the registry looks at one."""
 
     name = "other"
-    boundary = BoundaryKind.WASM
+    boundary = BoundaryKind.VM
 
 
 class Misnamed:
@@ -35,7 +37,7 @@ HERE = __name__
 def test_built_in_drivers_are_found_without_scanning_or_importing() -> None:
     sys.modules.pop("jubako.drivers.bwrap.driver", None)
     registry = DriverRegistry(scan=forbidden)
-    assert [entry.name for entry in registry.resolve()] == ["bwrap"]
+    assert {entry.name for entry in registry.resolve()} == {entry.name for entry in BUILT_IN}
     assert [entry.name for entry in registry.resolve("process")] == ["bwrap"]
     assert [entry.name for entry in registry.resolve("process", "bwrap")] == ["bwrap"]
     assert "jubako.drivers.bwrap.driver" not in sys.modules
@@ -54,9 +56,10 @@ def test_auto_takes_the_thickest_wall_first() -> None:
 
 
 def test_built_in_table_matches_the_entry_points() -> None:
-    installed = {entry.name: entry.target for entry in installed_entries()}
-    assert {entry.name: entry.target for entry in BUILT_IN}.items() <= installed.items()
-    assert {entry.name for entry in DriverRegistry().entries()} >= {"bwrap"}
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    assert {entry.name: entry.target for entry in BUILT_IN} == project["entry-points"]["jubako.drivers"]
+    assert {"bwrap"} <= {entry.name for entry in installed_entries()}
+    assert {entry.name for entry in DriverRegistry().entries()} >= {entry.name for entry in BUILT_IN}
 
 
 def test_installed_driver_is_found_by_name_and_by_boundary() -> None:
@@ -64,7 +67,7 @@ def test_installed_driver_is_found_by_name_and_by_boundary() -> None:
     assert registry.resolve(driver="other")[0].target == f"{HERE}:Other"
     assert isinstance(registry.load("other"), Other)
     assert registry.load("other") is registry.load("other")
-    assert [entry.name for entry in registry.resolve("wasm")] == ["other"]
+    assert [entry.name for entry in registry.resolve("vm")] == ["other"]
 
 
 def test_two_drivers_of_one_name_are_an_error() -> None:
@@ -84,9 +87,12 @@ def test_two_installed_drivers_of_one_name_are_an_error() -> None:
     ("arguments", "hint"),
     [
         (("auto", "bwarp"), "did you mean 'bwrap'?"),
-        (("auto", "zzz"), "known: bwrap"),
+        (("auto", "zzz"), f"known: {', '.join(sorted(entry.name for entry in BUILT_IN))}"),
         (("proces", None), "did you mean 'process'?"),
-        (("microvm", None), "boundaries with a driver: process"),
+        (
+            ("microvm", None),
+            f"boundaries with a driver: {', '.join(sorted({str(entry.boundary) for entry in BUILT_IN}))}",
+        ),
     ],
 )
 def test_unknown_names_say_what_is_known(arguments: tuple[str, str | None], hint: str) -> None:
