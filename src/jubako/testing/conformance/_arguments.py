@@ -99,14 +99,14 @@ class ArgumentChecks(Checks):
 
     @check("exec.argv-too-long")
     async def test_exec_argv_too_long(self, guest: Guest) -> None:
-        """An argument that the kernel refuses is refused clearly, and the sandbox goes on."""
+        """An argument that is too long is refused clearly, or arrives whole; the sandbox goes on."""
         try:
-            status = (await guest.py("pass", "x" * 4_000_000)).status
+            done = await guest.py("import sys; print(len(sys.argv[1]))", "x" * 4_000_000)
         except InvalidRequestError:
             pass
         else:
-            assert status.code == 126
-            assert status.message, "the reason is missing"
+            assert done.status.code == 126 or done.text == "4000000"
+            assert done.status.code == 0 or done.status.message, "the reason is missing"
         await guest.works()
 
     @check("exec.env-given")

@@ -50,9 +50,9 @@ _OWNED: Final = """
 import os
 for name in ("new", "new/file"):
     assert not hasattr(os, "geteuid") or os.stat(name).st_uid == os.geteuid(), name
-with open("new/file", "a+") as file:
+with open("new/file", "a") as file:
     file.write("more")
-    file.seek(0)
+with open("new/file") as file:
     print(file.read())
 """
 
