@@ -114,5 +114,6 @@ def _narrowed(config: SessionConfig, policy: Policy) -> SessionConfig:
     """Return what the agent has to do in gVisor: mounts stand already, Landlock and message queues do not exist."""
     limits = {number: pair for number, pair in config.rlimits.items() if number != resource.RLIMIT_MSGQUEUE}
     # The only limit of processes: the group counts the host's threads.
-    limits[resource.RLIMIT_NPROC] = (policy.resources.processes,) * 2  # control: resource.processes
+    most = policy.resources.processes
+    limits[resource.RLIMIT_NPROC] = (most, most)  # control: resource.processes
     return replace(config, mounts=(), masks=(), landlock=None, rlimits=limits)
