@@ -75,7 +75,7 @@ def _data(event: dict[str, object]) -> dict[str, object]:
 
 @pytest.mark.driver("bwrap")
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["probe", "--json", "--only", "fs.mounts/outward-link"]) == 0
+    assert main(["probe", "--json", "--boundary", "process", "--only", "fs.mounts/outward-link"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["counts"] == {"contained": 1, "escaped": 0, "inconclusive": 0}
     assert document["driver"] == "bwrap"

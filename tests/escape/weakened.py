@@ -12,7 +12,6 @@ from unittest.mock import patch
 import anyio
 
 from jubako.drivers.bwrap import BwrapDriver
-from jubako.jail import group
 from jubako.jail.bubblewrap import driver, instance, launch
 from jubako.jail.bubblewrap.session import session_config
 from jubako.linux.verify import WallReport
@@ -89,7 +88,7 @@ class WeakDriver(BwrapDriver):
 @contextmanager
 def weakened(weakening: Weakening) -> Generator[WeakDriver]:
     """Yield the driver; within, the driver's own checks of its walls are off."""
-    limits_of, mask = group.limits_of, launch._mask
+    limits_of, mask = launch.limits_of, launch.mask_arguments
 
     def session(*args: Any) -> SessionConfig:
         config = session_config(*args)
@@ -101,9 +100,9 @@ def weakened(weakening: Weakening) -> Generator[WeakDriver]:
         patch.object(driver, "session_config", session),
         patch.object(instance.JailedInstance, "_planned", lambda *_args: False),
         patch.object(instance, "verify_walls", lambda *_args: WallReport()),
-        patch.object(launch, "_mask", mask if weakening.hide else lambda *_args: []),
+        patch.object(launch, "mask_arguments", mask if weakening.hide else lambda *_args: []),
         patch.object(
-            group,
+            launch,
             "limits_of",
             lambda plan: weakening.limits(limits_of(plan)) if weakening.limits else limits_of(plan),
         ),

@@ -29,7 +29,8 @@ _KILL_ROUNDS = 400
 class Main:
     """The agent's session: handshake first, then requests until the host is gone."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, on_stdio: bool = False) -> None:
+        self._on_stdio = on_stdio
         self.agent = core.Agent(fd)
         self.agent.serve = self._handshake
         self._wake, write_end = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
@@ -102,6 +103,8 @@ class Main:
         self.facts = (agent.features, abi, applied, note)
         agent.send(wire.READY, 0, wire.encode(wire.READY, self.facts))
         agent.flush()
+        if self._on_stdio:
+            _leave_output()
         self.execs()  # while the host looks at the walls
         if fields[13]:
             self._set_launcher(*fields[13:17])
@@ -338,6 +341,14 @@ def _open_null() -> int:
         return read_end
 
 
+def _leave_output() -> None:
+    """Give up the host's files behind standard output and error: in gVisor programs can open them by /proc/1/fd."""
+    null = _open_null()  # control: process.descriptors
+    for number in (1, 2):
+        posix.dup2(null, number)
+    posix.close(null)
+
+
 def main() -> NoReturn:
     """Run the agent on the descriptor that ``--fd`` names."""
     try:
@@ -348,7 +359,8 @@ def main() -> NoReturn:
             except OSError:
                 # The lowest free number, which is this one.
                 _open_null()
-        if fd <= 2:
+        on_stdio = fd <= 2
+        if on_stdio:
             # Out of the way: these three are what programs get, or where diagnostics go.
             number, fd = fd, posix.dup(fd)
             null = _open_null()
@@ -356,7 +368,7 @@ def main() -> NoReturn:
             posix.close(null)
         posix.set_inheritable(fd, False)  # noqa: FBT003  # it takes no keywords
         posix.umask(0o022)
-        Main(fd).run()
+        Main(fd, on_stdio=on_stdio).run()
     except BaseException:  # noqa: BLE001  # the last words of PID 1; nothing goes on after them
         kind, error, trace = sys.exc_info()
         if kind is not None and error is not None:

@@ -17,6 +17,7 @@ import anyio
 
 from jubako._lib.paths import state_dir
 from jubako.errors import JubakoError
+from jubako.linux.procinfo import boot_id
 from jubako.probes.kernelobjects import HostIpc, file_handle
 from jubako.probes.listeners import Listeners
 from jubako.probes.reference import find_python
@@ -244,6 +245,7 @@ def _describe_network(ground: Ground) -> None:
 def _describe_host(ground: Ground) -> None:
     ground.values |= {
         "hostname": os.uname().nodename,
+        "boot": boot_id(),
         "userns": str(Path("/proc/self/ns/user").stat().st_ino),
         "uid": str(os.geteuid()),
     }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUNDLE",
     "CAPABILITIES",
+    "EMPTY",
     "NAMESPACES",
     "OWNERSHIP",
     "ROOT",
@@ -46,7 +47,11 @@ RUNSC: Final = "/run/jubako/runsc"
 STATE: Final = "/run/jubako/state"
 """runsc's own records: in the memory of the jail, so that nothing of them outlives it."""
 TRACE: Final = "/run/jubako/trace.json"
+EMPTY: Final = "/run/jubako/empty"
+"""An empty file, which covers others."""
 _MOUNTS: Final = "/run/jubako/mounts"
+_MASKED: Final = ("/dev/fuse", "/proc/cmdline")
+"""Files that gVisor makes up and nobody needs."""
 
 Mount = dict[str, object]
 
@@ -127,17 +132,22 @@ def tmpfs(path: str, size: int, mode: int, *options: str) -> Mount:
     return {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": wanted}
 
 
+def bind(source: str, target: str, access: str) -> Mount:
+    """Return a file or directory of the jail's shown inside."""
+    return {"destination": target, "type": "bind", "source": source, "options": ["rbind", "nosuid", "nodev", access]}
+
+
 def private_mounts(policy: Policy) -> list[Mount]:
     """Return what is mounted inside besides the root: gVisor's own /proc, private places, the policy's paths."""
     files = policy.files
     mounts: list[Mount] = [
         {"destination": "/proc", "type": "proc", "source": "proc"},  # control: fs.proc
         tmpfs("/sys", 4096, 0o555, "ro"),
+        tmpfs("/dev/net", 4096, 0o555, "ro"),  # control: fs.devices - gVisor's own, but nobody needs them
+        *(bind(EMPTY, path, "ro") for path in _MASKED),
     ]
     for number, mount in enumerate(files.mounts):  # control: fs.mounts
-        options = ["rbind", "nosuid", "nodev", mount.access]
-        source = f"{_MOUNTS}/{number}"
-        mounts.append({"destination": mount.target, "type": "bind", "source": source, "options": options})
+        mounts.append(bind(f"{_MOUNTS}/{number}", mount.target, mount.access))
     return [
         *mounts,
         tmpfs(files.workspace, files.workspace_size, 0o755, "uid=1000", "gid=1000"),  # control: fs.workspace

@@ -14,6 +14,7 @@ import anyio
 
 from jubako.drivers.runsc._bundle import (
     BUNDLE,
+    EMPTY,
     NAMESPACES,
     OWNERSHIP,
     ROOT,
@@ -118,6 +119,7 @@ def _arguments(plan: Plan, machine: RunscMachine, descriptors: Descriptors, *, a
         hostname=sandbox_id(name),
     )
     content = descriptors.content(json.dumps(config).encode())
+    argv += ["--perms", "0444", "--file", descriptors.content(b""), EMPTY]
     argv += ["--perms", "0755", "--dir", BUNDLE, "--perms", "0444", "--file", content, f"{BUNDLE}/config.json"]
     argv += ["--ro-bind", machine.runsc, RUNSC, "--tmpfs", STATE, "--chdir", "/"]
     return [*argv, "--info-fd", descriptors.info_theirs, "--"]

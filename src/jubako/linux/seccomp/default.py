@@ -68,7 +68,7 @@ _ALLOWED: Final = (
         "scheduling", "priorities within what limits allow",
         "sched_yield sched_getaffinity sched_setaffinity sched_getparam sched_setparam sched_getscheduler "
         "sched_setscheduler sched_getattr sched_setattr sched_get_priority_max sched_get_priority_min "
-        "sched_rr_get_interval getpriority setpriority ioprio_get ioprio_set getcpu",
+        "sched_rr_get_interval getpriority ioprio_get ioprio_set getcpu",
     ),
     _allow("limits", "own resource limits, which can only fall", "getrlimit setrlimit prlimit64 getrusage times"),
     _allow(
@@ -249,6 +249,11 @@ _RULES: Final = (
             Case((Test(1, (_IPPROTO_TCP,)), Test(2, (_TCP_ULP,))), Verdict.EPERM),
         ),
         Verdict.ALLOW, "except SO_ATTACH_* and TCP_ULP",
+    ),
+    ArgumentRule(
+        "priorities", "no better share of the processors than others get; gVisor would allow it", ("setpriority",),
+        (Case((Test(2, (0x80000000,), mask=0x80000000),), Verdict.EPERM),),
+        Verdict.ALLOW, "not below 0",
     ),
     ArgumentRule(
         "personality", "no personality that weakens memory protection", ("personality",),

@@ -160,7 +160,7 @@ _IDENTITY: Final = (
         control="process.identity",
         title="Live in the host's user namespace",
         program="process/real_user.py",
-        arguments={"namespace": "{userns}"},
+        arguments={"namespace": "{userns}", "boot": "{boot}"},
         outside=HOST,
     ),
     Probe(
