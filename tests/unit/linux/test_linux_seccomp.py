@@ -73,6 +73,8 @@ def model(name: str | None, arguments: tuple[int, ...]) -> int:  # noqa: C901, P
         return EPERM if b in {0x5412, 0x541C, 0x5423} else ALLOW
     if name == "personality":
         return ALLOW if a in {0, 8, 0x20000, 0x20008, 0xFFFFFFFF} else EPERM
+    if name == "setpriority":
+        return EPERM if c & 0x80000000 else ALLOW
     if name in {"mknod", "mknodat"}:
         mode = b if name == "mknod" else c
         return ALLOW if mode >> 12 & 0xF in {0, 1, 8, 12} else EPERM
@@ -114,6 +116,7 @@ INTERESTING = {
     ),
     "ioctl": ([0], [0x5401, 0x5411, 0x5412, 0x5413, 0x541C, 0x5423, 0x5414, 0, 0xFFFFFFFF, 0x80045430], [0]),
     "personality": ([0, 8, 0x20000, 0x20008, 0x40000, 0x400000, 0xFFFFFFFF, 0xFFFFFFFE, 6], [0], [0]),
+    "setpriority": ([0, 1], [0, 1000], [0, 1, 19, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFF6]),
     "mknod": ([0], [kind << 12 | bits for kind in range(16) for bits in (0, 0o644)] + [0x12000, 0x18000], [0]),
     "mknodat": ([0], [0], [kind << 12 | bits for kind in range(16) for bits in (0, 0o644)] + [0x12000, 0x18000]),
     "socket": (
