@@ -106,6 +106,7 @@ class _Request:
     def __init__(self, ident: int, body: bytes, fds: "Tuple[int, ...]") -> None:
         self.ident = ident
         self.fds = fds
+        self.keep: "Tuple[int, ...]" = ()
         self._body = body
         self._at = 0
         counts = [self._number(4) for _ in range(3)]
@@ -151,7 +152,7 @@ def threads() -> int:
         return 1
 
 
-def serve(fd: int, run: "Run", check: "Optional[Check]" = None) -> "NoReturn":
+def serve(fd: int, run: "Run", check: "Optional[Check]" = None, keep: "Tuple[int, ...]" = ()) -> "NoReturn":
     """Serve the agent until it is gone. ``fd`` is the socket that the agent appended to the arguments.
 
     ``run`` is called in a process of its own and returns an exit code, or a signal's number, negated, to
@@ -173,6 +174,7 @@ def serve(fd: int, run: "Run", check: "Optional[Check]" = None) -> "NoReturn":
     try:
         while True:
             request = _receive(channel)
+            request.keep = keep
             _start(channel, image, request, run, check)
     except (OSError, ValueError) as error:
         _fatal("the agent's socket: " + str(error))
@@ -261,7 +263,7 @@ def _become(image: _Image, request: _Request) -> None:
     os.setsid()
     for number, fd in enumerate(request.fds):
         os.dup2(fd, number)
-    _close_others()  # control: process.descriptors
+    _close_others(request.keep)  # control: process.descriptors
     for number in range(1, _signal.NSIG):
         try:
             _signal.signal(number, _signal.SIG_DFL)
@@ -284,14 +286,13 @@ def _become(image: _Image, request: _Request) -> None:
     image.set_dumpable(1)
 
 
-def _close_others() -> None:
+def _close_others(keep: "Tuple[int, ...]") -> None:
     try:
         numbers = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
-        os.closerange(3, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536))
-        return
+        numbers = list(range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 65536)))
     for number in numbers:
-        if number > 2:
+        if number > 2 and number not in keep:
             try:
                 os.close(number)
             except OSError:
