@@ -41,6 +41,7 @@ class DriverEntry:
 BUILT_IN: Final = (
     DriverEntry("bwrap", "jubako.drivers.bwrap:BwrapDriver", BoundaryKind.PROCESS, "bwrap"),
     DriverEntry("runsc", "jubako.drivers.runsc:RunscDriver", BoundaryKind.GVISOR, "bwrap"),
+    DriverEntry("wasmtime", "jubako.drivers.wasmtime:WasmtimeDriver", BoundaryKind.WASM, "wasm"),
 )
 """The drivers of this package; within one boundary the preferred one comes first."""
 
