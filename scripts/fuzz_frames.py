@@ -282,7 +282,7 @@ _INFO = encode(Message.INFO, (0, 5, 0o644, 10**18, b""))
 _ENTRY = encode(Message.ENTRY, (b"name", 0, 5, 0o644, 10**18, b""))
 _CHANGE = encode(Message.CHANGE, (1, b"name"))
 _EOFS = ((Message.EOF, b"\0"), (Message.EOF, b"\1"))
-_EXIT = (Message.EXIT, encode(Message.EXIT, (0, 0, 0, 1, 1, 1)))
+_EXIT = (Message.EXIT, encode(Message.EXIT, (0, 0, 0, 1, 1, 1, 0)))
 _KINDS = tuple(sorted(GUEST_MESSAGES))
 _EXCHANGES: tuple[Callable[[], Exchange], ...] = (
     lambda: ExecExchange(stdin=True, max_output=100000),

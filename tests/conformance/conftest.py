@@ -34,6 +34,12 @@ def runsc() -> Driver:
     return require_driver("runsc")
 
 
+@pytest.fixture(scope="session")
+def wasmtime() -> Driver:
+    """The WebAssembly boundary's driver, with its probe made once."""
+    return require_driver("wasmtime")
+
+
 @pytest.fixture
 def as_ordinary_user() -> Iterator[Callable[..., None]]:
     """Run tests again, in a process of their own, as a user without rights; they must pass."""

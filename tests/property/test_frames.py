@@ -41,7 +41,7 @@ VALID = b"".join((
     frame(Message.ENTRY, 3, encode(Message.ENTRY, (b"name", 0, 1, 0o600, 5, b""))),
     frame(Message.ERRDATA, 1, b"error"),
     frame(Message.DATA, 2, b"##"),
-    frame(Message.EXIT, 1, encode(Message.EXIT, (0, 3, 0, 1, 2, 3))),
+    frame(Message.EXIT, 1, encode(Message.EXIT, (0, 3, 0, 1, 2, 3, 0))),
     frame(Message.END, 3, END),
     frame(Message.EOF, 1, b"\0"),
     frame(Message.END, 2, END),

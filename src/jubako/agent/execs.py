@@ -31,6 +31,8 @@ class Exec(core.Stream):
         self.tty = False
         self.outputs: List[pipes.Output] = []
         self.input: Optional[pipes.Input] = None
+        self.limits = 0
+        """Limits that its launcher says it ran into: a bit each, as EXIT has them."""
         self.pending: Optional[launcher.Request] = None
         """What the launcher was asked for, until it answers."""
         self._ends: Tuple[int, int, int] = (-1, -1, -1)
@@ -203,6 +205,8 @@ class Exec(core.Stream):
     def on_exit(self, status: int, usage: Any) -> None:
         """Report the exit at once; output that the program left in its pipes follows."""
         self.execs.family.exited(self.ident)
+        if self.execs.launcher is not None:
+            self.execs.launcher.listen()  # what the program said of itself before it ended
         if self.input is not None:
             self.input.close()
         pending = 0
@@ -221,6 +225,7 @@ class Exec(core.Stream):
             int(usage.ru_utime * micro),
             int(usage.ru_stime * micro),
             usage.ru_maxrss * 1024,
+            self.limits,
         )
         # Only now: END must not overtake EXIT.
         self.exited = True
@@ -300,6 +305,12 @@ class Execs:
         except OSError as error:
             number = error.errno or errno.EIO
             stream.end(wire.END_NOT_EXECUTABLE, number, "no pipes or terminal for it: " + posix.strerror(number))
+
+    def note_limits(self, ident: int, limits: int) -> None:
+        """Take the launcher's word on which limits a program has run into."""
+        stream = self.agent.streams.get(ident)
+        if isinstance(stream, Exec) and stream.exited is False:
+            stream.limits |= limits
 
     def _starter(self, flags: int, identity: Optional[spawn.Identity]) -> Optional[launcher.Launcher]:
         """Return the launcher if the program is its to start. Raises SpawnError for what it can't do."""

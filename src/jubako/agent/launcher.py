@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from . import core, execs
 
-READY, FAILED, STARTED, REFUSED = 1, 2, 3, 4
+READY, FAILED, STARTED, REFUSED, LIMITS = 1, 2, 3, 4, 5
 CHUNK = 32768
 MAX_MESSAGE = 2048
 SOCKET_FD = 3
@@ -316,6 +316,10 @@ class Launcher:
 
     # -- answers ----------------------------------------------------------------------------
 
+    def listen(self) -> None:
+        """Read what is there to be read."""
+        self._receive()
+
     def _on_socket(self, events: int) -> None:
         if events & ~select.EPOLLOUT:
             self._receive()
@@ -345,6 +349,9 @@ class Launcher:
             return
         if kind == FAILED and not self._ready:
             self._lose(text, last_words=False)
+            return
+        if kind == LIMITS:
+            self.owner.note_limits(ident, value & 7)
             return
         request = self._asked.pop(ident, None)
         self.agent.timers.pop("launcher-answer", None)

@@ -132,6 +132,7 @@ SCHEMAS: "dict[int, Schema]" = {
         ("user", "u64", 0),
         ("system", "u64", 0),
         ("maxrss", "u64", 0),
+        ("limits", "u8", 7),
     ),
     SIGNAL: (("target", "u32", 0), ("number", "u32", 64)),
     KILL: (("target", "u32", 0),),

@@ -15,6 +15,8 @@ __all__ = ["ExecExchange"]
 
 _SIGNALLED: Final = 1
 _LAST_SIGNAL: Final = 64
+_REPORTED: Final = ((1, "resource.memory"), (2, "resource.open-files"), (4, "time.exec"))
+"""The bits of EXIT's limits."""
 
 
 class ExecExchange(Exchange):
@@ -34,6 +36,8 @@ class ExecExchange(Exchange):
         self.started = False
         self.exit: tuple[int, int] | None = None
         """Kind and value of EXIT."""
+        self.reported: frozenset[str] = frozenset()
+        """Limits that the agent says the program ran into: those of a launcher that knows them better."""
         self.truncated = False
         self._stdin = stdin
         self._left = max_output
@@ -99,6 +103,7 @@ class ExecExchange(Exchange):
         if self.exit is not None:
             raise ViolationError(Rule.EXEC_EXITED_TWICE)
         kind, value, pending = cast("tuple[int, int, int]", fields[:3])
+        self.reported = frozenset(name for bit, name in _REPORTED if cast("int", fields[6]) & bit)
         if kind == _SIGNALLED and not 1 <= value <= _LAST_SIGNAL:
             raise ViolationError(Rule.MESSAGE_RANGE)
         if pending > self._left:

@@ -187,6 +187,7 @@ class GuestProcess:
         kind, value = self.exchange.exit
         after = self._session.counters()
         limits = {control for control, count in after.items() if count > self._before.get(control, 0)}
+        limits |= self.exchange.reported
         signal = value if kind == _SIGNALLED else None
         oom = signal == _SIGKILL and "resource.memory" in limits
         if self.exchange.truncated:

@@ -238,6 +238,7 @@ SCHEMAS: Final[Mapping[int, tuple[tuple[str, str, int], ...]]] = MappingProxyTyp
         ("user", "u64", 0),
         ("system", "u64", 0),
         ("maxrss", "u64", 0),
+        ("limits", "u8", 7),
     ),
     Message.SIGNAL: (("target", "u32", 0), ("number", "u32", 64)),
     Message.KILL: (("target", "u32", 0),),

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
     Run = Callable[[List[str], Dict[str, str], str], int]
+    Note = Callable[[int], None]
     Check = Callable[[List[str], Dict[str, str]], Optional[Tuple[int, str]]]
 else:
     import _signal
 
-READY, FAILED, STARTED, REFUSED = 1, 2, 3, 4
+READY, FAILED, STARTED, REFUSED, LIMITS = 1, 2, 3, 4, 5
+MEMORY, OPEN_FILES, TIME = 1, 2, 4
+"""Limits that a program can be said to have run into, for ``Process.note``."""
 END_REFUSED, END_NOT_FOUND, END_NOT_EXECUTABLE = 2, 3, 4
 """Why ``check`` refuses a program: it makes no sense here (an error), status 127, status 126."""
 CHUNK = 32768
@@ -107,6 +110,7 @@ class _Request:
         self.ident = ident
         self.fds = fds
         self.keep: "Tuple[int, ...]" = ()
+        self.on_note: "Optional[Callable[[Note], None]]" = None
         self._body = body
         self._at = 0
         counts = [self._number(4) for _ in range(3)]
@@ -152,12 +156,20 @@ def threads() -> int:
         return 1
 
 
-def serve(fd: int, run: "Run", check: "Optional[Check]" = None, keep: "Tuple[int, ...]" = ()) -> "NoReturn":
+def serve(
+    fd: int,
+    run: "Run",
+    check: "Optional[Check]" = None,
+    keep: "Tuple[int, ...]" = (),
+    on_note: "Optional[Callable[[Note], None]]" = None,
+) -> "NoReturn":
     """Serve the agent until it is gone. ``fd`` is the socket that the agent appended to the arguments.
 
     ``run`` is called in a process of its own and returns an exit code, or a signal's number, negated, to
     end by. ``check`` is called here first; what it returns refuses the program: one of the END kinds,
-    and a text.
+    and a text. Descriptors in ``keep`` stay open in programs. ``on_note`` is called in each of them with a
+    function that tells the agent which limits the program has run into; only a program that can't reach
+    the process's own descriptors may be given that.
     """
     os.set_inheritable(fd, False)
     if threads() != 1:
@@ -174,7 +186,8 @@ def serve(fd: int, run: "Run", check: "Optional[Check]" = None, keep: "Tuple[int
     try:
         while True:
             request = _receive(channel)
-            request.keep = keep
+            request.keep = (*keep, fd) if on_note else keep
+            request.on_note = on_note
             _start(channel, image, request, run, check)
     except (OSError, ValueError) as error:
         _fatal("the agent's socket: " + str(error))
@@ -250,6 +263,8 @@ def _middle(channel: "_socket.socket", image: _Image, request: _Request, run: "R
             _send(channel, STARTED, request.ident, pid)
             os._exit(0)
         _become(image, request)
+        if request.on_note is not None:
+            request.on_note(lambda limits: _send(channel, LIMITS, request.ident, limits))
         _finish(_call(run, request))
     finally:
         # Whatever went wrong: nothing comes back from here into the launcher's loop.

@@ -15,7 +15,14 @@ from jubako.drivers.wasmtime.options import NAME
 from jubako.drivers.wasmtime.plan import make_plan
 from jubako.drivers.wasmtime.probe import library_path, probe_wasm
 from jubako.drivers.wasmtime.shelf import reachable
-from jubako.drivers.wasmtime.worker_bundle import LIBRARY, WORKER, bundle_worker, file_name, worker_launcher
+from jubako.drivers.wasmtime.worker_bundle import (
+    LIBRARY,
+    WORKER,
+    bundle_worker,
+    file_name,
+    library_name,
+    worker_launcher,
+)
 from jubako.errors import DriverUnavailableError, InvalidRequestError
 from jubako.jail.bubblewrap import Fittings, JailDriver, JailedInstance
 
@@ -32,7 +39,7 @@ __all__ = ["WasmtimeDriver"]
 
 _Named = tuple[tuple[str, ...], "Program"]
 _PYTHON: Final = ("python", "python3")
-_SCRIPT: Final = ("js", "javascript", "node")
+_SCRIPT: Final = ("js", "javascript")
 _MAX_MODULE: Final = 64 * 1024 * 1024
 
 
@@ -70,6 +77,9 @@ class WasmtimeDriver(JailDriver):
         if self._worker is None:
             self._worker = await to_thread.run_sync(bundle_worker, machine.python)
         binds = {file_name(program): str(await self._show(program.cwasm, machine)) for _, program in programs.values()}
+        for _, program in programs.values():
+            for _, path in program.libraries:
+                binds[library_name(path)] = str(await self._show(path, machine))
         binds[LIBRARY] = str(await self._show(self._library_path(), machine))
         processes = _tasks(plan)
         return JailedInstance(

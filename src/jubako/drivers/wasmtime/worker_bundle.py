@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from jubako.drivers.wasmtime.artifacts import Program
 
-__all__ = ["LIBRARY", "WORKER", "bundle_worker", "file_name", "worker_launcher"]
+__all__ = ["LIBRARY", "WORKER", "bundle_worker", "file_name", "library_name", "worker_launcher"]
 
 LIBRARY: Final = "libwasmtime.so"
 WORKER: Final = "worker.pyc"
@@ -33,6 +33,11 @@ def file_name(program: Program) -> str:
     return f"{program.digest[:32]}.cwasm"
 
 
+def library_name(path: Path) -> str:
+    """Return the name under which a module that programs import from lies inside."""
+    return f"library-{path.name}"
+
+
 def worker_launcher(
     python: str, programs: Mapping[str, tuple[Sequence[str], Program]], settings: Mapping[str, object]
 ) -> LauncherConfig:
@@ -46,7 +51,9 @@ def worker_launcher(
     words = [f"library={OWN_DIRECTORY}/{LIBRARY}"]
     words += [f"engine={name}:{value}" for name, value in SETTINGS]
     for names, program in programs.values():
-        words.append(f"program={','.join(names)}:{program.kind}:{OWN_DIRECTORY}/{file_name(program)}")
+        parts = [f"{OWN_DIRECTORY}/{file_name(program)}"]
+        parts += [f"{name}@{OWN_DIRECTORY}/{library_name(path)}" for name, path in program.libraries]
+        words.append(f"program={','.join(names)}:{program.kind}:{','.join(parts)}")
     for name, value in settings.items():
         values = value if isinstance(value, list | tuple) else [value]
         words += [f"{name}={item}" for item in values]

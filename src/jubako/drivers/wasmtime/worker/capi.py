@@ -146,6 +146,7 @@ _FUNCTIONS = {
     "wasmtime_instance_export_get": "bppznp",
     "wasmtime_linker_allow_shadowing": "vpb",
     "wasmtime_linker_define_func": "ppznznpppp",
+    "wasmtime_linker_define_instance": "pppznp",
     "wasmtime_linker_define_wasi": "pp",
     "wasmtime_linker_instantiate": "pppppp",
     "wasmtime_linker_new": "pp",

@@ -12,8 +12,11 @@ from .run import run
 from .settings import Settings
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _FD = "/proc/self/fd/%d"
+_LIMITS = {"resource.memory": forks.MEMORY, "resource.open-files": forks.OPEN_FILES, "time.exec": forks.TIME}
 _ENDS = {126: forks.END_NOT_EXECUTABLE, 127: forks.END_NOT_FOUND}
 
 
@@ -45,11 +48,16 @@ def main() -> None:
             return _ENDS[error.code], error.text
         return None
 
+    notes: list[Any] = []
+
     def start(argv: list[str], env: dict[str, str], cwd: str) -> int:
         outcome = run(engine, argv, env, cwd)
+        limits = sum(_LIMITS[name] for name in outcome.limits)
+        if limits:
+            notes[-1](limits)
         if outcome.text:
             os.write(2, (argv[0][:200] + ": " + outcome.text + "\n").encode("utf-8", "replace"))
         # Threads of the library may still run, and must not see the interpreter end.
         os._exit(outcome.code)
 
-    forks.serve(fd, start, check, kept)
+    forks.serve(fd, start, check, kept, notes.append)

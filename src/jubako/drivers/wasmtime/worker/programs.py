@@ -28,9 +28,11 @@ class CannotRunError(Exception):
 class Loaded:
     """A compiled program: how it is called, and the library's handle of it."""
 
-    def __init__(self, kind: str, handle: int) -> None:
+    def __init__(self, kind: str, handle: int, libraries: tuple[tuple[str, int], ...] = ()) -> None:
         self.kind = kind
         self.handle = handle
+        self.libraries = libraries
+        """Modules that it imports from, by name; each has an instance of its own in every run."""
 
     @property
     def component(self) -> bool:
@@ -51,7 +53,9 @@ class Engine:
         self._loaded: dict[str, Loaded] = {}
         for program in settings.programs.values():
             if program.path not in self._loaded:
-                self._loaded[program.path] = Loaded(program.kind, self._deserialise(program.kind, program.path))
+                libraries = tuple((name, self._deserialise("core", path)) for name, path in program.libraries)
+                handle = self._deserialise(program.kind, program.path)
+                self._loaded[program.path] = Loaded(program.kind, handle, libraries)
 
     def _deserialise(self, kind: str, path: str) -> int:
         """Map a file of native code: only ever one that the host made and bound, never one of the guest's."""

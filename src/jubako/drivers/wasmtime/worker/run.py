@@ -252,23 +252,47 @@ class _Run:
         linker = library.wasmtime_linker_new(self._engine.handle)
         library.check(library.wasmtime_linker_define_wasi(linker))
         self.host.define_for_core(linker)
-        trap = ctypes.c_void_p()
-        instance = capi.Opaque()
-        library.check(
-            library.wasmtime_linker_instantiate(
-                linker, context, self._loaded.handle, ctypes.byref(instance), ctypes.byref(trap)
+        for name, handle in self._loaded.libraries:
+            instance = self._instantiate(linker, context, handle)
+            initialise = self._core_export(context, instance, b"_initialize")
+            if initialise is not None:
+                self._call_core(context, initialise)
+            text = name.encode()
+            library.check(
+                library.wasmtime_linker_define_instance(linker, context, text, len(text), ctypes.byref(instance))
             )
-        )
-        library.check_trap(trap)
-        item = capi.Extern()
-        if not library.wasmtime_instance_export_get(context, ctypes.byref(instance), b"_start", 6, ctypes.byref(item)):
+        instance = self._instantiate(linker, context, self._loaded.handle)
+        item = self._core_export(context, instance, b"_start")
+        if item is None:
             raise capi.EngineError("the module exports no _start function")
         if item.kind != capi.EXTERN_FUNC:
             raise capi.EngineError("the module's export _start is not a function")
         self.started = True
-        library.check(library.wasmtime_func_call(context, ctypes.byref(item.of), None, 0, None, 0, ctypes.byref(trap)))
-        library.check_trap(trap)
+        self._call_core(context, item)
         return 0
+
+    def _instantiate(self, linker: int, context: int, handle: int) -> Any:
+        library, instance, trap = self._library, capi.Opaque(), ctypes.c_void_p()
+        library.check(
+            library.wasmtime_linker_instantiate(linker, context, handle, ctypes.byref(instance), ctypes.byref(trap))
+        )
+        library.check_trap(trap)
+        return instance
+
+    def _core_export(self, context: int, instance: Any, name: bytes) -> Any:
+        """Return what an instance exports under a name, or None."""
+        item, library = capi.Extern(), self._library
+        found = library.wasmtime_instance_export_get(
+            context, ctypes.byref(instance), name, len(name), ctypes.byref(item)
+        )
+        return item if found else None
+
+    def _call_core(self, context: int, function: Any) -> None:
+        library, trap = self._library, ctypes.c_void_p()
+        library.check(
+            library.wasmtime_func_call(context, ctypes.byref(function.of), None, 0, None, 0, ctypes.byref(trap))
+        )
+        library.check_trap(trap)
 
 
 def _c_string(text: str) -> bytes:

@@ -11,9 +11,11 @@ TYPE_CHECKING = False
 class Program:
     """A precompiled program: how it is called, and the file to deserialise."""
 
-    def __init__(self, kind: str, path: str) -> None:
+    def __init__(self, kind: str, files: str) -> None:
         self.kind = kind
-        self.path = path
+        self.path, *libraries = files.split(",")
+        self.libraries = tuple((name, path) for name, _, path in (item.partition("@") for item in libraries))
+        """Names and files of the modules that it imports from."""
 
 
 class Settings:

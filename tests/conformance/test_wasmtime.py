@@ -1,0 +1,31 @@
+"""The conformance suite on WebAssembly: as root, and a part of it as an ordinary user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from jubako.testing.conformance import DriverConformance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jubako.boundary.contract import Driver
+
+    RunAsUser = Callable[..., None]
+
+
+class TestWasmtime(DriverConformance):
+    """As whoever runs the tests."""
+
+    @pytest.fixture
+    def driver(self, wasmtime: Driver) -> Driver:
+        return wasmtime
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+def test_a_part_as_an_ordinary_user(wasmtime: Driver, as_ordinary_user: RunAsUser) -> None:
+    """Without cgroups: the first wall's limits and the jail's, with one host user for everything."""
+    as_ordinary_user(f"{__file__}::TestWasmtime", "-k", "isolation or limits or plan or stop or output")
