@@ -106,7 +106,9 @@ class RawRunsc:
         return place
 
     def _command(self, *words: str) -> None:
-        done = subprocess.run([*self._head, *words], stdin=subprocess.PIPE, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(
+            [*self._head, *words], stdin=subprocess.PIPE, capture_output=True, check=False, timeout=60
+        )
         if done.returncode:
             msg = f"runsc {words[0]}: status {done.returncode} {done.stderr[-200:]!r}"
             raise RuntimeError(msg)
@@ -155,7 +157,11 @@ class RawRunsc:
     def exec(self, name: str, argv: Sequence[str]) -> bytes:
         """Return what a further program prints in a container. Raises RuntimeError when it fails."""
         done = subprocess.run(
-            [*self._head, "exec", name, *argv], stdin=subprocess.PIPE, capture_output=True, check=False, timeout=_SECONDS
+            [*self._head, "exec", name, *argv],
+            stdin=subprocess.PIPE,
+            capture_output=True,
+            check=False,
+            timeout=_SECONDS,
         )
         if done.returncode:
             msg = f"runsc exec: status {done.returncode} {done.stderr[-200:]!r}"

@@ -1,4 +1,4 @@
-"""Measure jubako against raw bubblewrap and others: one command, one table, all in the same run.
+"""Measure jubako against the raw tools behind it and others: one command, one table, all in the same run.
 
 Contestants of a case take turns, so that whatever else the machine does meets all of them alike.
 Times never make this script fail; a wrong or lost result does.
@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from _boundaries import BOUNDARY_KEYS, Boundaries
 from _cases import KEYS, Bench, build, private_state
 from _measure import interleave
 from _rivals import find_rivals
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from _measure import Row
 
 _ROUNDS: Final = 30
+ALL_KEYS: Final = (*KEYS, *BOUNDARY_KEYS)
 
 
 def measure(keys: Sequence[str], rounds: int) -> list[Row]:
@@ -41,7 +43,11 @@ def measure(keys: Sequence[str], rounds: int) -> list[Row]:
         with progress("Benchmarks", len(keys)) as step:
             for key in keys:
                 with ExitStack() as stack:
-                    for case in build(key, Bench(rivals, stack, scratch)):
+                    if key in BOUNDARY_KEYS:
+                        cases = Boundaries(rivals, stack, scratch).build(key)
+                    else:
+                        cases = build(key, Bench(rivals, stack, scratch))
+                    for case in cases:
                         rows += interleave(case, rounds)
                 step(key)
     return rows
@@ -56,10 +62,26 @@ def machine() -> dict[str, str]:
         "cpu": f"{os.cpu_count()} x {_cpu_name()}",
         "python": platform.python_version(),
         "bubblewrap": said.split()[-1],
+        "runsc": _runsc_version(),
+        "wasmtime": _installed("wasmtime"),
         "jubako": version("jubako"),
         "user": "root" if os.geteuid() == 0 else "ordinary user",
         "load": f"{os.getloadavg()[0]:.1f}",
     }
+
+
+def _runsc_version() -> str:
+    program = shutil.which("runsc")
+    if program is None:
+        return "-"
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "-"
 
 
 def _cpu_name() -> str:
@@ -106,14 +128,14 @@ def show(rows: Sequence[Row], facts: dict[str, str]) -> None:
 def main() -> int:
     """Measure; return 1 when a contestant gave a wrong result or none."""
     parser = argparse.ArgumentParser(description="jubako against raw bubblewrap and others, one table.")
-    parser.add_argument("--only", default="", metavar="CASES", help=f"some of: {','.join(KEYS)}")
+    parser.add_argument("--only", default="", metavar="CASES", help=f"some of: {','.join(ALL_KEYS)}")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help=f"rounds of a quick case (default: {_ROUNDS})")
     parser.add_argument("--json", action="store_true", help="rows as JSON on stdout instead of the table")
     options = parser.parse_args()
-    keys = [key for key in options.only.split(",") if key] or list(KEYS)
-    unknown = sorted(set(keys) - set(KEYS))
+    keys = [key for key in options.only.split(",") if key] or list(ALL_KEYS)
+    unknown = sorted(set(keys) - set(ALL_KEYS))
     if unknown:
-        parser.error(f"no case is named {', '.join(unknown)}; there are {', '.join(KEYS)}")
+        parser.error(f"no case is named {', '.join(unknown)}; there are {', '.join(ALL_KEYS)}")
     facts = machine()
     rows = measure(keys, max(1, options.rounds))
     if options.json:
