@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import posix
 import select
@@ -33,7 +34,11 @@ class Main:
         self._on_stdio = on_stdio
         self.agent = core.Agent(fd)
         self.agent.serve = self._handshake
-        self._wake, write_end = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
+        # Sockets, which nobody else can open by /proc, also where the kernel hides them less well than Linux.
+        self._waker = _socket.socketpair()
+        for end in self._waker:
+            end.setblocking(False)  # noqa: FBT003  # it takes no keywords
+        self._wake, write_end = (end.fileno() for end in self._waker)
         for number in _IGNORED:
             _signal.signal(number, _signal.SIG_IGN)
         for number in (_SIGCHLD, _SIGTERM):

@@ -5,6 +5,7 @@ Everything here is harmless and private to the run; nothing of the host's own is
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -24,16 +25,21 @@ from jubako.probes.reference import find_python
 from jubako.probes.remains import open_remains
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 
     from anyio.abc import TaskGroup
 
     from jubako.probes.remains import Remains
 
-__all__ = ["ORDINARY", "Ground", "open_ground"]
+__all__ = ["MACHINE_STATE", "ORDINARY", "Ground", "open_ground"]
 
 ORDINARY: Final = 1_980_000_021
 """The host user that programs outside run as when the caller is root: above all that own anything."""
+MACHINE_STATE: Final = (
+    "/proc/cmdline", "/proc/iomem", "/proc/ioports", "/proc/diskstats", "/proc/partitions", "/proc/modules",
+    "/proc/config.gz", "/proc/acpi", "/proc/scsi", "/proc/pressure",
+)  # fmt: skip
+"""What tells about the machine in the host's /proc."""
 _OTHER: Final = ORDINARY + 1
 _BASE: Final = "/tmp"  # noqa: S108  # other users must be able to get there, so no private temporary directory
 _SECRET_VARIABLE: Final = "JUBAKO_PROBE_SECRET"  # noqa: S105  # a made-up one, to be found or not
@@ -225,6 +231,13 @@ def _marked_files(ground: Ground, remains: Remains) -> list[Path]:
     return made
 
 
+def _digests(paths: Iterable[str]) -> Iterator[str]:
+    """What the host itself reads there, so that a made-up text inside is not taken for it."""
+    for path in paths:
+        with suppress(OSError), Path(path).open("rb") as file:
+            yield hashlib.sha256(file.read(4096)).hexdigest()
+
+
 def _describe_network(ground: Ground) -> None:
     listeners = ground.listeners
     ground.values |= {
@@ -246,6 +259,7 @@ def _describe_host(ground: Ground) -> None:
     ground.values |= {
         "hostname": os.uname().nodename,
         "boot": boot_id(),
+        "machine_state": ",".join(_digests(MACHINE_STATE)),
         "userns": str(Path("/proc/self/ns/user").stat().st_ino),
         "uid": str(os.geteuid()),
     }

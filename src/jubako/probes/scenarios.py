@@ -41,6 +41,9 @@ __all__ = ["SCENARIOS", "Scenario"]
 _SOON: Final = 5.0
 _STARTED: Final = 3.0
 _TIMEOUT: Final = 0.6
+_BURN: Final = 1.0
+_ALLOWED: Final = 0.12
+"""CPUs that the slow profile, which has 0.05, may seem to get: the quota is counted in periods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +303,46 @@ async def _freeze_inside(scene: Scene) -> Finding:
     return escaped("it went on while paused") if moved else contained("nothing moved while paused")
 
 
+# The host looks at the CPU time that the program takes.
+
+
+def _ticks(pids: dict[int, int]) -> float:
+    """Seconds of CPU time that the processes took so far."""
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            ticks += sum(map(int, Path("/proc", str(pid), "stat").read_text().rpartition(") ")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+async def _burn_outside(scene: Scene) -> Finding:
+    child = start_outside(scene.outside_command())
+    try:
+        pids = await _tagged(scene)
+        for _ in range(3):  # the machine may be busy
+            before = _ticks(pids)
+            await anyio.sleep(_BURN)
+            pids |= await _tagged(scene)
+            if (rate := (_ticks(pids) - before) / _BURN) > _ALLOWED:
+                return escaped(f"{rate:.2f} CPUs over {_BURN:.0f} s")
+        return inconclusive("the machine is too busy for it to take much outside")
+    finally:
+        await end_outside(child)
+
+
+async def _burn_inside(scene: Scene) -> Finding:
+    async with await scene.sandbox.exec(scene.inside_argv(), timeout=scene.probe.seconds):
+        await anyio.sleep(0.2)
+        started, before = time.monotonic(), (await scene.sandbox.usage()).cpu
+        await anyio.sleep(_BURN)
+        took, after = time.monotonic() - started, (await scene.sandbox.usage()).cpu
+    if before is None or after is None:
+        return inconclusive("nothing tells here how much it took")
+    rate = (after - before).total_seconds() / took
+    text = f"{rate:.2f} CPUs over {took:.1f} s"
+    return escaped(text) if rate > _ALLOWED else contained(text)
+
+
 # The host ends the program, the sandbox, or waits for its end.
 
 
@@ -439,6 +482,7 @@ async def _text_inside(scene: Scene) -> Finding:
 
 SCENARIOS: Final = {
     "": Scenario(_program_outside, _program_inside),
+    "burn": Scenario(_burn_outside, _burn_inside),
     "flood": Scenario(_flood_outside, _flood_inside),
     "freeze": Scenario(_freeze_outside, _freeze_inside),
     "inbound": Scenario(_inbound_outside, _inbound_inside),

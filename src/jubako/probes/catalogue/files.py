@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from jubako.probes.catalogue._ways import BARE, CALLER, HOST, POWERFUL, lacking
+from jubako.probes.ground import MACHINE_STATE
 from jubako.probes.model import Outside, Place, Probe, Wall
 
 __all__ = ["FILES"]
@@ -286,10 +287,7 @@ _PROC: Final = (
         control="fs.proc",
         title="Read the machine's address map, boot line, disks and modules",
         program="files/read_path.py",
-        arguments={
-            "paths": "/proc/cmdline,/proc/iomem,/proc/ioports,/proc/diskstats,/proc/partitions,/proc/modules,"
-            "/proc/config.gz,/proc/acpi,/proc/scsi,/proc/pressure"
-        },
+        arguments={"paths": ",".join(MACHINE_STATE), "same": "{machine_state}"},
         outside=BARE,
     ),
     _open("sysrq", "fs.proc", "Open /proc/sysrq-trigger for writing", "/proc/sysrq-trigger", mode="w"),

@@ -1,5 +1,6 @@
-# Read a path that holds a mark, or any bytes at all when no mark is given.
+# Read a path that holds a mark, or that has the content of one of these digests, or any bytes at all.
 mark = ARG.get("mark", "").encode()
+same = ARG.get("same", "").split(",") if ARG.get("same") else []
 
 
 def act(path):
@@ -11,6 +12,10 @@ def act(path):
     os.close(fd)
     if mark:
         return "read the mark" if mark in data else ""
+    if same:
+        import hashlib
+
+        return "read what the host has" if hashlib.sha256(data).hexdigest() in same else ""
     return "read %d bytes" % len(data) if data else ""
 
 
