@@ -10,8 +10,6 @@ if os.stat("/proc/self/ns/user").st_ino == int(ARG["namespace"]):
     escaped("the host's own user namespace")
 with open("/proc/self/uid_map") as file:
     lines = file.read().split("\n")[:-1]
-if os.uname().release != ARG["kernel"]:
-    contained("a kernel of its own, whose users are not the host's")
 if len(lines) != 1 or int(lines[0].split()[2]) != 1:
     escaped("more than one user mapped")
 contained("a user namespace with one user")
