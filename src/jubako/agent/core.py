@@ -179,6 +179,11 @@ class Agent:
         if self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
+    def wait_again(self) -> None:
+        """Wait for the stream anew: gVisor's kernel tells of it again, once restored, only to who asks again."""
+        self._poll.unregister(self.fd)
+        self._poll.register(self.fd, select.EPOLLIN | (select.EPOLLOUT if self._blocked else 0))
+
     # -- sending ----------------------------------------------------------------------------
 
     def send(self, kind: int, stream: int, payload: Union[bytes, bytearray] = b"") -> None:

@@ -74,6 +74,7 @@ class Snapshots:
         """Take exactly one of two messages: the source goes on, or this is a restored child."""
         if ident or kind not in (wire.CONTINUE, wire.RENEW):
             raise wire.WireError("only CONTINUE or RENEW may follow PREPARED")
+        self.agent.wait_again()
         self.main.resume()
         self.agent.is_still = False
         if kind == wire.RENEW:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from jubako.boundary.contract import DriverContext, ExecRequest, Files, Plan, Process, ToolLink
     from jubako.guest import SessionConfig
+    from jubako.guest.link import GuestStream
     from jubako.jail.group import LaunchGroup
     from jubako.linux.cgroup import Cgroup, CgroupUsage
 
@@ -145,12 +146,16 @@ class AgentInstance(ABC, Generic[_L]):
     async def _open(self, launched: _L) -> GuestSession:
         """Return the session with the agent that was just started."""
         return await GuestSession.open(
-            SocketStream(launched.stream),
+            self._connect(launched),
             tasks=self._ctx.tasks,
             config=self._config(),
             hooks=self,
             tools=self._tools,
         )
+
+    def _connect(self, launched: _L) -> GuestStream:
+        """Return the session's stream."""
+        return SocketStream(launched.stream)
 
     @property
     def _tools(self) -> ToolLink | None:
@@ -274,7 +279,7 @@ class AgentInstance(ABC, Generic[_L]):
     async def _watch(self, launched: _L) -> None:
         """Notice a death that nobody asked for."""
         await launched.ended()
-        if self._exit is None and not self._stopping:
+        if self._exit is None and not self._stopping and self._launched is launched:
             with anyio.CancelScope(shield=True):
                 await self._end(self._cause())
 

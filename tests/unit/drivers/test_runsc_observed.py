@@ -91,7 +91,7 @@ async def test_a_session_that_breaks_kills_the_sandbox_and_says_why(maker: Maker
         exit_ = await instance.wait()
     assert exit_.code == "instance-lost"
     assert "what its programs do can't be recorded (a header has an impossible size)" in exit_.message
-    assert maker.events[-1] == TraceFailed(reason="a header has an impossible size")
+    assert TraceFailed(reason="a header has an impossible size") in maker.events
     with pytest.raises(InstanceLostError):
         await process.wait()
     with pytest.raises(InstanceLostError):

@@ -24,7 +24,9 @@ __all__ = [
     "BUNDLE",
     "CAPABILITIES",
     "EMPTY",
+    "IMAGE",
     "NAMESPACES",
+    "NOBODY",
     "OWNERSHIP",
     "ROOT",
     "RUNSC",
@@ -46,6 +48,8 @@ ROOT: Final = "/run/jubako/root"
 RUNSC: Final = "/run/jubako/runsc"
 STATE: Final = "/run/jubako/state"
 """runsc's own records: in the memory of the jail, so that nothing of them outlives it."""
+IMAGE: Final = "/run/jubako/image"
+"""Where the jail shows runsc what to restore."""
 TRACE: Final = "/run/jubako/trace.json"
 EMPTY: Final = "/run/jubako/empty"
 """An empty file, which covers others."""
@@ -80,6 +84,9 @@ OWNERSHIP: Final = tuple(
 )
 """What the file proxy needs besides to make files of the guest's user; it counts for the jail's users only."""
 
+NOBODY: Final = 65534
+"""The user as whom gVisor restores a sentry."""
+
 _KINDS: Final = ("bounding", "effective", "inheritable", "permitted", "ambient")
 
 _OVERHEAD: Final = 96 * 1024 * 1024
@@ -100,14 +107,17 @@ _FLAGS: Final = (
     ("directfs", "false"),  # the sentry opens no host file by itself: the narrower of two system call filters
     ("watchdog-action", "panic"),  # a sentry that hangs ends, and is seen to
     ("ignore-cgroups", "true"),  # all of it is in the sandbox's group from the start
-    ("rootless", "true"),
     ("panic-log", "/proc/self/fd/2"),
 )
 
 
-def runsc_arguments(known: Collection[str], platform: str) -> tuple[str, ...]:
-    """Return runsc with the global flags of every command on a sandbox; ``known`` are the flags of this version."""
+def runsc_arguments(known: Collection[str], platform: str, *, rootless: bool = True) -> tuple[str, ...]:
+    """Return runsc with the global flags of every command on a sandbox; ``known`` are the flags of this version.
+
+    ``rootless``: the jail has one host user only, so that gVisor's parts are the same one.
+    """
     flags = [f"--{name}={value}" for name, value in _FLAGS if name in known]
+    flags.append(f"--rootless={str(rootless).lower()}")
     return (RUNSC, f"--root={STATE}", f"--platform={platform}", *flags)
 
 
@@ -196,7 +206,9 @@ def container(arguments: Sequence[str], mounts: Sequence[Mount], *, cwd: str, ho
             "env": ["PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"],
             "cwd": cwd,
             "noNewPrivileges": True,  # control: syscall.no-new-privileges
-            "capabilities": dict.fromkeys(_KINDS, ()),  # control: syscall.capabilities
+            # For the agent alone, to rename what is restored from a snapshot. It puts the capability away before
+            # it serves, and no program gets it: the sets that programs are started with are empty.
+            "capabilities": {**dict.fromkeys(_KINDS, ()), "permitted": ("CAP_SYS_ADMIN",)},
         },
         "root": {"path": ROOT, "readonly": True},  # control: fs.ro-root
         "hostname": hostname,

@@ -7,22 +7,29 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from jubako.boundary.contract import InstanceExit
-from jubako.drivers.runsc._launch import launch
+from jubako.drivers.runsc._image import image_files
+from jubako.drivers.runsc._launch import Start, launch
+from jubako.drivers.runsc._stream import MovableStream
 from jubako.drivers.runsc._verify import verify_sandbox
 from jubako.drivers.runsc.trace import TraceSession
 from jubako.errors import LaunchError
+from jubako.guest import GuestSession, Identity, SocketStream
 from jubako.jail.instance import AgentInstance
+from jubako.jail.names import sandbox_id
 from jubako.linux.cgroup import Ability
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jubako.boundary.contract import DriverContext, Plan
     from jubako.drivers.runsc._probe import RunscMachine
-    from jubako.guest import GuestSession, SessionConfig
+    from jubako.guest import SessionConfig
     from jubako.jail.bubblewrap import Launched
+    from jubako.jail.group import LaunchGroup
     from jubako.linux.cgroup import Cgroup, CgroupUsage
     from jubako.policy import Policy
 
-__all__ = ["RunscInstance"]
+__all__ = ["RunscInstance", "narrowed"]
 
 _SAID: Final = 600
 """Characters of runsc's output that an error carries; a panic's first lines say what happened."""
@@ -32,32 +39,65 @@ class RunscInstance(AgentInstance["Launched"]):
     """A sandbox in gVisor. Made by the driver's ``create``; not by callers."""
 
     def __init__(
-        self, plan: Plan, ctx: DriverContext, machine: RunscMachine, *, agent: bytes, config: SessionConfig
+        self,
+        plan: Plan,
+        ctx: DriverContext,
+        machine: RunscMachine,
+        *,
+        agent: bytes,
+        config: SessionConfig,
+        image: Path | None = None,
     ) -> None:
         super().__init__(plan, ctx)
+        self._image = image
         self._machine = machine
         self._agent = agent
-        self._told = _narrowed(config, plan.spec.policy)
+        self._told = config
+        self._identity = Identity(sandbox_id(self.full_name), env=config.env)
+        self._stream: MovableStream | None = None
         self._trace: TraceSession | None = None
         self._unseen = ""
 
     async def _launch(self) -> Launched:
+        return await self._enter(self._image)
+
+    async def _enter(self, image: Path | None, group: LaunchGroup | None = None) -> Launched:
+        """Start a container, afresh or from an image."""
+        files = image_files(image) if image is not None else ()
         observe = self._plan.spec.policy.observe
         if observe.activity:  # control: observe.activity
             self._trace = TraceSession(self._ctx.state_dir, observe, emit=self._ctx.emit, on_lost=self._on_unseen)
             self._trace.start(self._ctx.tasks)
+        start = Start(self._identity.machine_id, files, self._trace, group)
         return await launch(
-            self._plan, self._machine, self._ctx.tasks, name=self.full_name, agent=self._agent, trace=self._trace
+            self._plan, self._machine, self._ctx.tasks, name=self.full_name, agent=self._agent, start=start
         )
 
+    def _connect(self, launched: Launched) -> MovableStream:
+        self._stream = MovableStream(SocketStream(launched.stream))
+        return self._stream
+
     async def _open(self, launched: Launched) -> GuestSession:
+        await self._watched(launched)
+        if self._image is None:
+            return await super()._open(launched)
+        return await GuestSession.resume(
+            self._connect(launched),
+            tasks=self._ctx.tasks,
+            config=self._config(),
+            hooks=self,
+            identity=self._identity,
+            tools=self._tools,
+        )
+
+    async def _watched(self, launched: Launched) -> None:
         if self._trace is not None:
             await self._trace.connected(launched.ended)
-        return await super()._open(launched)
 
     async def _freed(self) -> None:
-        if self._trace is not None:
-            await self._trace.aclose()
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            await trace.aclose()
 
     def _on_unseen(self, reason: str) -> None:
         """Kill the sandbox: what goes on in it is to be recorded, and is not."""
@@ -110,10 +150,11 @@ class RunscInstance(AgentInstance["Launched"]):
         return said if len(said) <= _SAID else f"{said[:_SAID]}...)"
 
 
-def _narrowed(config: SessionConfig, policy: Policy) -> SessionConfig:
+def narrowed(config: SessionConfig, policy: Policy) -> SessionConfig:
     """Return what the agent has to do in gVisor: mounts stand already, Landlock and message queues do not exist."""
     limits = {number: pair for number, pair in config.rlimits.items() if number != resource.RLIMIT_MSGQUEUE}
     # The only limit of processes: the group counts the host's threads.
     most = policy.resources.processes
     limits[resource.RLIMIT_NPROC] = (most, most)  # control: resource.processes
-    return replace(config, mounts=(), masks=(), landlock=None, rlimits=limits)
+    # Snapshots can be made of every sandbox, and what is restored from them takes a name of its own.
+    return replace(config, renewable=True, mounts=(), masks=(), landlock=None, rlimits=limits)

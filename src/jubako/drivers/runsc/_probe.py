@@ -18,7 +18,7 @@ from jubako.jail.bubblewrap import Machine, probe_machine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RunscMachine", "probe_runsc"]
+__all__ = ["SNAPSHOT_REMEDY", "RunscMachine", "probe_runsc"]
 
 _VERSION: Final = 2
 """Counts up with the self-test, so that old verdicts are not used."""
@@ -31,6 +31,7 @@ _CRASHES: Final = (
 _PLATFORMS: Final = ("systrap", "ptrace")
 """Tried in this order. Not ``kvm``: it needs /dev/kvm in the jail, and where that is emulated it hangs."""
 _NEWER: Final = "use an upstream release of runsc from 2023 or later"
+SNAPSHOT_REMEDY: Final = "run as root, with util-linux installed (nsenter)"
 _GAPS: Final = {
     "list": Reason("runsc-no-automount", "this gVisor doesn't know a flag that `ls` and `stat` set: they fail", _NEWER),
     "terminal": Reason("runsc-no-dev-tty", "this gVisor can't open /dev/tty: prompts for passwords fail", _NEWER),
@@ -47,6 +48,10 @@ class RunscMachine(Machine):
     runsc: str = ""
     platform: str = ""
     flags: frozenset[str] = field(default_factory=frozenset[str])
+    digest: str = ""
+    """SHA-256, in hex, of the binary."""
+    nsenter: str = ""
+    """The program that enters a sandbox's namespaces; snapshots take one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,13 @@ def probe_runsc(verdicts: Verdicts | None = None, test: Callable[..., SelfTest] 
         reasons.extend(reason for name, reason in _GAPS.items() if not verdict.held.get(name))
     usable = bool(machine.platform)
     features = (jail.report.features | {Feature.PROCESSES}) if usable else frozenset[Feature]()
+    if usable:
+        machine.nsenter = shutil.which("nsenter") or ""
+        if machine.drop and machine.nsenter:
+            features |= {Feature.SNAPSHOT, Feature.FORK}
+        else:
+            text = "gVisor restores sandboxes only for root, who can give them two host users"
+            reasons.append(Reason("runsc-no-snapshots", text, SNAPSHOT_REMEDY))
     version = verdict.version if verdict is not None else None
     machine.report = ProbeReport(usable, version, features, tuple(reasons), facts)
     return machine
@@ -95,6 +107,7 @@ def _judge(machine: RunscMachine, verdicts: Verdicts, test: Callable[..., SelfTe
         digest = binary_digest(machine.runsc, verdicts)
     except OSError as error:
         return _Verdict("", (), "", (f"{machine.runsc} can't be read: {error.strerror}",), {})
+    machine.digest = digest
     key = ("verdict", _VERSION, digest, platform.release(), os.geteuid(), machine.bwrap, machine.python)
     known = verdicts.get(*key)
     if known is not None:

@@ -131,6 +131,14 @@ class Launched:
         """Return what bubblewrap or the agent said on their error output so far."""
         return self.monitor.stderr_text()
 
+    async def retire(self) -> None:
+        """Free what is left of a sandbox that has ended by itself, but its group, in which another goes on."""
+        await self.monitor.wait()
+        await anyio.wait_readable(self.pidfd)
+        await self.monitor.aclose()
+        os.close(self.pidfd)
+        self.stream.close()
+
     async def tear_down(self) -> None:
         """End every process and remove the cgroup; namespaces and mounts go with the last process.
 
@@ -344,9 +352,12 @@ def _arguments(
     return [*argv, MARKER, name]
 
 
-def made_up_files(policy: Policy, descriptors: Descriptors, *, agent: bytes, name: str, root: str = "") -> list[str]:
+def made_up_files(
+    policy: Policy, descriptors: Descriptors, *, agent: bytes, name: str, root: str = "", machine_id: str = ""
+) -> list[str]:
     """Return what puts the files of ``/etc`` that belong to this sandbox, and the agent, below ``root``."""
-    filled = {"hostname": sandbox_id(name), "machine_id": secrets.token_hex(16), "home": policy.files.workspace}
+    machine_id = machine_id or secrets.token_hex(16)
+    filled = {"hostname": sandbox_id(name), "machine_id": machine_id, "home": policy.files.workspace}
     argv: list[str] = []
     for file, text in ETC_FILES.items():
         content = descriptors.content(text.format(**filled).encode())
