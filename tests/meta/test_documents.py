@@ -26,6 +26,8 @@ ARCHITECTURE: Final = ROOT / "docs/architecture.md"
 
 NO_DRIVER: Final = {"secret.broker", "data.labels"}
 """Clauses that nothing enforces yet: documented as such, with nothing to probe."""
+RECORDING: Final = {"observe.activity"}
+"""Clauses that tell what programs do and stop nothing: tested otherwise."""
 
 
 def problem(name: str) -> str | None:
@@ -68,7 +70,7 @@ def test_threats_name_controls_and_invariants_that_exist() -> None:
         assert row.cells["residual"], row
 
 
-@pytest.mark.parametrize("control", sorted(CONTROLS.keys() - NO_DRIVER))
+@pytest.mark.parametrize("control", sorted(CONTROLS.keys() - NO_DRIVER - RECORDING))
 def test_every_control_is_probed_and_in_the_threat_model(control: str) -> None:
     assert any(probe.control == control for probe in PROBES), f"no containment probe for {control}"
     own = [row for row in rows(THREATS, "threat") if control in words(row.cells["control"])]
@@ -96,7 +98,7 @@ def test_promises_without_a_test_say_so() -> None:
 
 
 def test_the_number_of_probes_is_current() -> None:
-    said = f"{len(PROBES)} probes for {len(CONTROLS.keys() - NO_DRIVER)} controls"
+    said = f"{len(PROBES)} probes for {len(CONTROLS.keys() - NO_DRIVER - RECORDING)} controls"
     assert said in SPECIFICATION.read_text()
 
 
