@@ -14,8 +14,14 @@ import pytest
 
 import jubako
 
-# The agent and the hostile programs run in other interpreters and have their own tests.
-SKIPPED = ("jubako.agent", "jubako.probes.programs")
+# Those run in other interpreters, and have their own tests.
+SKIPPED = (
+    "jubako.agent",
+    "jubako.drivers.wasmtime.artifacts.guest",
+    "jubako.drivers.wasmtime.artifacts.workshop",
+    "jubako.drivers.wasmtime.worker.",
+    "jubako.probes.programs",
+)
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(jubako.__path__, "jubako.")
