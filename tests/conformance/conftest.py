@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
+from jubako.drivers.wasmtime.artifacts import javascript_program, python_program
 from jubako.testing.drivers import require_driver
 
 if TYPE_CHECKING:
@@ -35,9 +37,14 @@ def runsc() -> Driver:
 
 
 @pytest.fixture(scope="session")
-def wasmtime() -> Driver:
-    """The WebAssembly boundary's driver, with its probe made once."""
-    return require_driver("wasmtime")
+def wasmtime(shared_cache: Path) -> Driver:
+    """The WebAssembly boundary's driver, with its probe made and its interpreters built once."""
+    driver = require_driver("wasmtime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(shared_cache))
+        anyio.run(python_program)
+        anyio.run(javascript_program)
+    return driver
 
 
 @pytest.fixture

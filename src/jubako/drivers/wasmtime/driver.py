@@ -11,6 +11,7 @@ from anyio import to_thread
 
 from jubako.boundary.contract import BoundaryKind
 from jubako.drivers.wasmtime.artifacts import javascript_program, python_program, user_program
+from jubako.drivers.wasmtime.instance import WasmInstance
 from jubako.drivers.wasmtime.options import NAME
 from jubako.drivers.wasmtime.plan import make_plan
 from jubako.drivers.wasmtime.probe import library_path, probe_wasm
@@ -24,7 +25,7 @@ from jubako.drivers.wasmtime.worker_bundle import (
     worker_launcher,
 )
 from jubako.errors import DriverUnavailableError, InvalidRequestError
-from jubako.jail.bubblewrap import Fittings, JailDriver, JailedInstance
+from jubako.jail.bubblewrap import Fittings, JailDriver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,8 @@ __all__ = ["WasmtimeDriver"]
 _Named = tuple[tuple[str, ...], "Program"]
 _PYTHON: Final = ("python", "python3")
 _SCRIPT: Final = ("js", "javascript")
+_OWN_FILES: Final = 8
+"""Descriptors that the worker holds open in each program for itself."""
 _MAX_MODULE: Final = 64 * 1024 * 1024
 
 
@@ -82,7 +85,7 @@ class WasmtimeDriver(JailDriver):
                 binds[library_name(path)] = str(await self._show(path, machine))
         binds[LIBRARY] = str(await self._show(self._library_path(), machine))
         processes = _tasks(plan)
-        return JailedInstance(
+        return WasmInstance(
             plan,
             ctx,
             machine,
@@ -123,6 +126,8 @@ class WasmtimeDriver(JailDriver):
             if number != resource.RLIMIT_AS
         }
         rlimits[resource.RLIMIT_NPROC] = (processes, processes)
+        files = plan.spec.policy.resources.open_files + _OWN_FILES
+        rlimits[resource.RLIMIT_NOFILE] = (files, files)
         settings = dict(cast("Mapping[str, object]", plan.payload["worker"]))
         return replace(config, rlimits=rlimits, launcher=worker_launcher(machine.python, programs, settings))
 

@@ -68,8 +68,8 @@ except (ImportError, OSError, ValueError):
 _HOLD: Final = """
 import sys
 for name in sys.argv[1:]:
-    with open(name, "wb", buffering=0) as file:
-        for _ in range(96): file.write(bytes(1 << 20))
+    with open(name, "wb") as file:
+        for _ in range(96): file.write(bytes(1 << 20)); file.flush()
 print("held")
 """
 _FILL: Final = """

@@ -7,6 +7,7 @@ becomes a trap of the program.
 from __future__ import annotations
 
 import ctypes
+import json
 
 from . import capi, tools
 
@@ -299,7 +300,8 @@ class HostFunctions:
     def _tool(self, name: bytes, arguments: bytes) -> tuple[bool, bytes]:
         """Return whether a tool answered, and its answer or the error as JSON."""
         if len(name) > _MAX_NAME or len(arguments) > _MAX_ARGUMENTS:
-            raise ValueError("a tool call larger than tool calls may be")
+            text = f"the arguments of a call may have {_MAX_ARGUMENTS} bytes, its name {_MAX_NAME}"
+            return False, json.dumps({"code": "tool-request-too-large", "message": text}).encode()
         return tools.call(self._settings.tools, name, arguments)
 
 

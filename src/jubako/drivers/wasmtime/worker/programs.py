@@ -80,6 +80,12 @@ class Engine:
                 return self.find(short, cwd)
         if name.endswith(".wasm"):
             return self._compile(name, cwd)
+        if (
+            "/" in name
+            and self.below_preopen(path := os.path.realpath(os.path.join(cwd, name)))
+            and os.path.exists(path)
+        ):
+            raise CannotRunError(126, f"{name[:200]}: not a program of the WebAssembly boundary")
         known = ", ".join(sorted(self.settings.programs))
         text = "no such program in the WebAssembly boundary; available: " + known + ", and .wasm files of the workspace"
         raise CannotRunError(127, f"{name[:200]}: {text}")

@@ -22,7 +22,7 @@ class ToolError(Exception):
 def call(name, /, **arguments):
     """Return what the host function answers, as JSON values. Raises ToolError."""
     try:
-        answer = _host.call(name, json.dumps(arguments, allow_nan=False))
+        answer = _host.call(name, json.dumps(arguments, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
     except Exception as error:
         said = getattr(error, "value", None)
         if type(error).__name__ != "Err" or not isinstance(said, str):
