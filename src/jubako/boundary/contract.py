@@ -513,7 +513,8 @@ class Restorer(Protocol):
 
         It has an identity of its own: random seeds, host name, machine id. ``directory`` is only read
         and stays until the instance is destroyed. Raises SnapshotIncompatibleError when ``ref`` does
-        not fit this machine, driver version or plan, and LaunchError.
+        not fit this machine, driver version or plan, SnapshotError when the files are not those that it
+        names, and LaunchError.
         """
         ...
 

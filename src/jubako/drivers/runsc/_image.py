@@ -11,11 +11,13 @@ import hashlib
 import os
 import re
 import select
+import signal
 import subprocess
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from anyio import to_thread
 
 from jubako.errors import LaunchError, SnapshotError
 from jubako.linux.spawn import spawn
@@ -34,6 +36,7 @@ _SPARE: Final = 32 * 1024 * 1024
 _NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _MOST_FILES: Final = 16
 _SECONDS: Final = 120.0
+_ENDING_SECONDS: Final = 5.0
 _CHUNK: Final = 1024 * 1024
 _NAMESPACES: Final = {
     "user": "--user",
@@ -104,10 +107,21 @@ async def write_image(launched: Launched, nsenter: str, command: Sequence[str], 
         async with child:
             with anyio.move_on_after(_SECONDS):
                 await child.wait()
+            if child.returncode == -signal.SIGKILL and await _wrote(launched, place):
+                # The container's end was quicker: it ends the namespace in which this was to say so.
+                return
             if child.returncode != 0:
                 said = child.stderr_text()[-600:] or f"status {child.returncode}"
                 msg = f"gVisor could not write the sandbox down: {said}"
                 raise SnapshotError(msg)
+
+
+async def _wrote(launched: Launched, place: Path) -> bool:
+    """Return whether the sandbox has ended and left an image. Going on from it proves that it is whole."""
+    with anyio.move_on_after(_ENDING_SECONDS):
+        await launched.ended()
+        return any(path.stat().st_size for path in await to_thread.run_sync(image_files, place))
+    return False
 
 
 def _open_all(stack: ExitStack, launched: Launched, place: Path) -> tuple[int, ...]:
