@@ -28,7 +28,8 @@ class Options:
     """Checked options.
 
     Attributes:
-        clock: Nanoseconds since 1970 at which the wall clock stands; None for the real one.
+        clock: Nanoseconds since 1970 at which the wall clock stands; None for the real one. Time that
+            passes, such as ``time.monotonic``, still does in Python and other components.
         random_seed: Seed of a deterministic random source; None for the kernel's.
         modules: Programs by name, each a host path of a ``.wasm`` file, compiled before the sandbox is made.
     """

@@ -102,7 +102,11 @@ class HostFunctions:
     # -- components -------------------------------------------------------------------------
 
     def define_for_component(self, linker: int, imports: list[str]) -> None:
-        """Define what is asked for; the rest of WASI stays the library's."""
+        """Define what is asked for; the rest of WASI stays the library's.
+
+        An interface is replaced as a whole or not at all. So the monotonic clock of components stays the
+        library's: it also makes what programs sleep by, which only the library can.
+        """
         library = self._library
         library.wasmtime_component_linker_allow_shadowing(linker, True)
         root = library.wasmtime_component_linker_root(linker)
@@ -128,8 +132,6 @@ class HostFunctions:
             return [(b"exit", self._exit)]
         if self._settings.clock >= 0 and interface == "wasi:clocks/wall-clock":
             return [(b"now", self._wall_clock), (b"resolution", self._wall_resolution)]
-        if self._settings.clock >= 0 and interface == "wasi:clocks/monotonic-clock":
-            return [(b"now", self._monotonic_now)]
         if self._settings.random >= 0:
             number, data, seed = self._random_number, self._random_data, self._random_seed
             table: dict[str, list[tuple[bytes, ComponentFunction]]] = {
@@ -185,9 +187,6 @@ class HostFunctions:
         entries[1].val.kind, entries[1].val.of.u32 = capi.VAL_U32, nanoseconds % 10**9
         result.kind = capi.VAL_RECORD
         self._library.wasmtime_component_valrecord_new(ctypes.byref(result.of.vec), 2, entries)
-
-    def _monotonic_now(self, _arguments: Any, result: Any) -> None:
-        result.kind, result.of.u64 = capi.VAL_U64, self._tick()
 
     def _random_number(self, _arguments: Any, result: Any) -> None:
         result.kind, result.of.u64 = capi.VAL_U64, self._random.number()
