@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
+import threading
 from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Final, Self, cast
 
@@ -13,7 +15,7 @@ from _rivals import PATH
 from jubako.jail.bubblewrap.layout import etc_shared, toolchain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["RawRunsc", "Talker"]
@@ -32,14 +34,10 @@ class Talker:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-
-    @property
-    def pid(self) -> int:
-        """The process id of the ``runsc`` that waits for the container."""
-        return self._process.pid
+        self._watchdog = threading.Timer(_SECONDS, process.kill)
 
     def line(self) -> bytes:
-        """Return the next line of output."""
+        """Return the next line of output; nothing when the container has ended."""
         return cast("IO[bytes]", self._process.stdout).readline()
 
     def ask(self, code: str) -> bytes:
@@ -50,9 +48,11 @@ class Talker:
         return self.line()
 
     def __enter__(self) -> Self:
+        self._watchdog.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._watchdog.cancel()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
@@ -65,9 +65,10 @@ class RawRunsc:
     def __init__(self, program: str, platform: str, scratch: Path) -> None:
         self._scratch = scratch / "runsc"
         self._root = self._scratch / "rootfs"
+        self._images: dict[tuple[str, ...], Path] = {}
         self._head = [
             program, f"--root={self._scratch / 'state'}", f"--platform={platform}", "--network=none",
-            "--host-uds=none", "--file-access=exclusive",
+            "--host-uds=none", "--file-access=exclusive", *(["--rootless"] if os.geteuid() else []),
         ]  # fmt: skip
         for name in ("usr", "etc", "proc", "dev", "tmp", "workspace", "sys"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
@@ -75,18 +76,56 @@ class RawRunsc:
             if target and not (self._root / name).is_symlink():
                 (self._root / name).symlink_to(target)
 
+    def program(self, argv: Sequence[str]) -> Callable[[], bytes]:
+        """Return what runs a program in a fresh container and returns what it prints; the bundle is made before.
+
+        That raises RuntimeError when the program or ``runsc`` fails.
+        """
+        bundle = self._bundle(f"program-{secrets.token_hex(4)}", argv)
+
+        def run() -> bytes:
+            name = f"bench-{secrets.token_hex(4)}"
+            return self._command("run", f"--bundle={bundle}", name)
+
+        return run
+
+    @contextmanager
+    def answering(self, *modules: str) -> Iterator[tuple[str, Talker]]:
+        """Yield a container whose Python has imported ``modules`` and waits for lines."""
+        with self._container(modules, "run") as (name, process), Talker(process) as talker:
+            if talker.line() != b"ready\n":
+                raise RuntimeError("runsc run: the container did not start")
+            yield name, talker
+
+    def exec(self, name: str, argv: Sequence[str]) -> bytes:
+        """Return what a further program prints in a container. Raises RuntimeError when it fails."""
+        return self._command("exec", name, *argv)
+
+    def checkpoint(self, *modules: str) -> Path:
+        """Return an image of a container that has imported ``modules``; it is made once."""
+        if modules not in self._images:
+            image = self._scratch / f"image-{len(self._images)}"
+            with self.answering(*modules) as (name, _):
+                self._command("checkpoint", f"--image-path={image}", name)
+            self._images[modules] = image
+        return self._images[modules]
+
+    @contextmanager
+    def restored(self, *modules: str) -> Iterator[Talker]:
+        """Yield a container that goes on from the image with ``modules``."""
+        image = self.checkpoint(*modules)
+        with self._container(modules, "restore", f"--image-path={image}") as (_, process), Talker(process) as talker:
+            yield talker
+
     def _bundle(self, name: str, argv: Sequence[str]) -> Path:
+        shared: dict[str, object] = {"type": "bind", "options": ["ro", "rbind"]}
         mounts: list[dict[str, object]] = [
-            {"destination": "/usr", "type": "bind", "source": "/usr", "options": ["ro", "rbind"]},
-            *(
-                {"destination": f"/etc/{item}", "type": "bind", "source": f"/etc/{item}", "options": ["ro", "rbind"]}
-                for item in etc_shared()
-            ),
+            {"destination": "/usr", "source": "/usr", **shared},
+            *({"destination": f"/etc/{item}", "source": f"/etc/{item}", **shared} for item in etc_shared()),
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
             {"destination": "/workspace", "type": "tmpfs", "source": "tmpfs"},
         ]
-        spaces = ("pid", "network", "ipc", "uts", "mount")
         config = {
             "ociVersion": "1.0.2",
             "process": {
@@ -98,25 +137,28 @@ class RawRunsc:
             },
             "root": {"path": str(self._root), "readonly": True},
             "mounts": mounts,
-            "linux": {"namespaces": [{"type": kind} for kind in spaces]},
+            "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
         }
         place = self._scratch / name
         place.mkdir()
         (place / "config.json").write_text(json.dumps(config))
         return place
 
-    def _command(self, *words: str) -> None:
+    def _command(self, *words: str) -> bytes:
         done = subprocess.run(
-            [*self._head, *words], stdin=subprocess.PIPE, capture_output=True, check=False, timeout=60
+            [*self._head, *words], stdin=subprocess.PIPE, capture_output=True, check=False, timeout=_SECONDS
         )
         if done.returncode:
-            msg = f"runsc {words[0]}: status {done.returncode} {done.stderr[-200:]!r}"
+            msg = f"runsc {words[0]}: status {done.returncode}, printed {done.stdout[:40]!r} {done.stderr[-200:]!r}"
             raise RuntimeError(msg)
+        return done.stdout
 
     @contextmanager
-    def _container(self, verb: str, argv: Sequence[str], *words: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    def _container(
+        self, modules: Sequence[str], verb: str, *words: str
+    ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         name = f"bench-{secrets.token_hex(4)}"
-        place = self._bundle(name, argv)
+        place = self._bundle(name, ["/usr/bin/python3", "-c", _ANSWERER, *modules])
         process = subprocess.Popen(
             [*self._head, verb, f"--bundle={place}", *words, name],
             stdin=subprocess.PIPE,
@@ -126,63 +168,13 @@ class RawRunsc:
         try:
             yield name, process
         finally:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError):  # it may have ended
                 self._command("kill", name, "KILL")
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            with suppress(RuntimeError):
+            with suppress(RuntimeError):  # `run` removes what it ran
                 self._command("delete", "--force", name)
             shutil.rmtree(place)
-
-    def run(self, argv: Sequence[str]) -> bytes:
-        """Return what a program prints in a container of its own. Raises RuntimeError when it fails."""
-        with self._container("run", argv) as (_, process):
-            out, _ = process.communicate(timeout=_SECONDS)
-        if process.returncode:
-            msg = f"runsc run: status {process.returncode}, printed {out[:40]!r}"
-            raise RuntimeError(msg)
-        return out
-
-    @contextmanager
-    def answering(self, *modules: str) -> Iterator[tuple[str, Talker]]:
-        """Yield a container whose Python has imported ``modules`` and waits for lines."""
-        argv = ["/usr/bin/python3", "-c", _ANSWERER, *modules]
-        with self._container("run", argv) as (name, process), Talker(process) as talker:
-            _ready(talker)
-            yield name, talker
-
-    def exec(self, name: str, argv: Sequence[str]) -> bytes:
-        """Return what a further program prints in a container. Raises RuntimeError when it fails."""
-        done = subprocess.run(
-            [*self._head, "exec", name, *argv],
-            stdin=subprocess.PIPE,
-            capture_output=True,
-            check=False,
-            timeout=_SECONDS,
-        )
-        if done.returncode:
-            msg = f"runsc exec: status {done.returncode} {done.stderr[-200:]!r}"
-            raise RuntimeError(msg)
-        return done.stdout
-
-    def checkpoint(self, *modules: str) -> Path:
-        """Return an image of a container that has imported ``modules``."""
-        image = self._scratch / f"image-{'-'.join(modules) or 'plain'}"
-        with self.answering(*modules) as (name, _):
-            self._command("checkpoint", f"--image-path={image}", name)
-        return image
-
-    @contextmanager
-    def restored(self, image: Path, *modules: str) -> Iterator[Talker]:
-        """Yield a container that goes on from an image."""
-        argv = ["/usr/bin/python3", "-c", _ANSWERER, *modules]
-        with self._container("restore", argv, f"--image-path={image}") as (_, process), Talker(process) as talker:
-            yield talker
-
-
-def _ready(talker: Talker) -> None:
-    if talker.line() != b"ready\n":
-        raise RuntimeError("the container did not start")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from _measure import Row
 
 _ROUNDS: Final = 30
-ALL_KEYS: Final = (*KEYS, *BOUNDARY_KEYS)
+_ALL_KEYS: Final = (*KEYS, *BOUNDARY_KEYS)
 
 
 def measure(keys: Sequence[str], rounds: int) -> list[Row]:
@@ -40,11 +40,13 @@ def measure(keys: Sequence[str], rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="jubako-bench-") as name, private_state(Path(name) / "state"):
         scratch = Path(name)
         rivals = find_rivals(scratch)
+        boundaries: Boundaries | None = None
         with progress("Benchmarks", len(keys)) as step:
             for key in keys:
                 with ExitStack() as stack:
                     if key in BOUNDARY_KEYS:
-                        cases = Boundaries(rivals, stack, scratch).build(key)
+                        boundaries = boundaries or Boundaries(rivals, scratch)
+                        cases = boundaries.build(key, stack)
                     else:
                         cases = build(key, Bench(rivals, stack, scratch))
                     for case in cases:
@@ -74,7 +76,8 @@ def _runsc_version() -> str:
     program = shutil.which("runsc")
     if program is None:
         return "-"
-    return subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.split()
+    return said[2] if len(said) > 2 else "-"
 
 
 def _installed(name: str) -> str:
@@ -127,15 +130,15 @@ def show(rows: Sequence[Row], facts: dict[str, str]) -> None:
 
 def main() -> int:
     """Measure; return 1 when a contestant gave a wrong result or none."""
-    parser = argparse.ArgumentParser(description="jubako against raw bubblewrap and others, one table.")
-    parser.add_argument("--only", default="", metavar="CASES", help=f"some of: {','.join(ALL_KEYS)}")
+    parser = argparse.ArgumentParser(description="jubako against the raw tools and others, one table.")
+    parser.add_argument("--only", default="", metavar="CASES", help=f"some of: {','.join(_ALL_KEYS)}")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help=f"rounds of a quick case (default: {_ROUNDS})")
     parser.add_argument("--json", action="store_true", help="rows as JSON on stdout instead of the table")
     options = parser.parse_args()
-    keys = [key for key in options.only.split(",") if key] or list(ALL_KEYS)
-    unknown = sorted(set(keys) - set(ALL_KEYS))
+    keys = [key for key in options.only.split(",") if key] or list(_ALL_KEYS)
+    unknown = sorted(set(keys) - set(_ALL_KEYS))
     if unknown:
-        parser.error(f"no case is named {', '.join(unknown)}; there are {', '.join(ALL_KEYS)}")
+        parser.error(f"no case is named {', '.join(unknown)}; there are {', '.join(_ALL_KEYS)}")
     facts = machine()
     rows = measure(keys, max(1, options.rounds))
     if options.json:

@@ -205,6 +205,23 @@ def test_benchmarks_measure_without_a_wrong_result(state: dict[str, str]) -> Non
     assert all(ratio is not None for ratio, _ in promised.values())
 
 
+@pytest.mark.driver("runsc")
+@pytest.mark.driver("wasmtime")
+def test_benchmarks_measure_every_boundary_beside_its_raw_tool(state: dict[str, str]) -> None:
+    done = script("run.py", "--rounds", "1", "--only", "cold,live,cpu", "--json", env=state)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert all(row["median"] > 0 and not row["error"] for row in rows)
+    raw = {"process": "raw bwrap", "gvisor": "raw runsc run", "wasm": "raw wasmtime-py"}
+    cold = {(row["title"].rpartition(" ")[2], row["name"]) for row in rows if row["case"] == "cold"}
+    assert set(raw.items()) <= cold
+    assert {(kind, "jubako: first result") for kind in raw} <= cold
+    live = {row["title"].rpartition(" ")[2] for row in rows if row["case"] == "live" and row["ratio"] is not None}
+    assert live == set(raw)
+    slowed = {row["name"] for row in rows if row["case"] == "cpu"}
+    assert slowed == {*raw.values(), *(f"jubako: {kind}" for kind in raw), "host python3"}
+
+
 def test_benchmarks_refuse_unknown_cases(state: dict[str, str]) -> None:
     done = script("run.py", "--only", "fresh,fast", env=state)
     assert done.returncode == 2
