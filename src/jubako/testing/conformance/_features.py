@@ -19,16 +19,22 @@ from jubako.boundary.contract import (
     Snapshottable,
     TerminalSize,
 )
-from jubako.errors import GuestConnectionError, InvalidRequestError, JubakoError
+from jubako.errors import (
+    GuestConnectionError,
+    InvalidRequestError,
+    JubakoError,
+    SandboxStateError,
+    SnapshotError,
+)
 from jubako.testing.conformance._checks import Checks, check
-from jubako.testing.conformance._guest import collect, marker, read_all, read_until, soon
+from jubako.testing.conformance._guest import Guest, collect, marker, read_all, read_until, soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from jubako.boundary.contract import ProbeReport
     from jubako.testing.conformance._bench import Workbench
-    from jubako.testing.conformance._guest import Guest
 
 __all__ = ["FeatureChecks", "PortChecks"]
 
@@ -46,6 +52,11 @@ while True:
 """
 
 
+_IDENTITY: Final = """
+import os, random
+print(os.uname().nodename, open("/etc/machine-id").read().strip(), random.random())
+"""
+
 _STARTS: Final = """
 try:
     import subprocess
@@ -53,6 +64,14 @@ try:
 except (AttributeError, ImportError, OSError):
     print("refused")
 """
+
+
+def _change_a_byte(place: Path) -> None:
+    path = next(path for path in sorted(place.rglob("*")) if path.is_file())
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
 
 
 async def _matches(feature: Feature, report: ProbeReport, act: Callable[[], Awaitable[object]]) -> None:
@@ -157,21 +176,41 @@ class FeatureChecks(Checks):
 
     @check("features.snapshot")
     async def test_features_snapshot(self, guest: Guest, report: ProbeReport, bench: Workbench) -> None:
-        """Sandboxes can be written down and restored if and only if the driver declares it."""
+        """Sandboxes can be written down and restored if and only if the driver declares it.
+
+        What is restored has the source's files and an identity of its own, and goes its own way. The
+        source goes on. Nothing is written down while a program runs, nothing restored that was changed.
+        """
 
         async def act() -> None:
-            assert isinstance(guest.instance, Snapshottable)
+            source = guest.instance
+            assert isinstance(source, Snapshottable)
             assert isinstance(bench.driver, Restorer)
             await guest.files.write(guest.workspace / "file", b"kept")
+            before = await guest.says(_IDENTITY)
             place = bench.context().state_dir
-            ref = await guest.instance.snapshot(place, memory=True)
+            process = await guest.idle()
+            with pytest.raises(SandboxStateError):
+                await source.snapshot(place, memory=True)
+            await process.kill()
+            await process.wait()
+            ref = await source.snapshot(place, memory=True)
             assert isinstance(ref, SnapshotRef)
             copy = await bench.driver.restore(ref, place, guest.plan, bench.context())
             try:
                 await copy.start()
+                other = Guest(copy, guest.plan, guest.toolchain)
                 assert await copy.files.read(guest.workspace / "file", limit=10) == b"kept"
+                await copy.files.write(guest.workspace / "file", b"changed")
+                assert await guest.files.read(guest.workspace / "file", limit=10) == b"kept"
+                found = await other.says(_IDENTITY)
+                assert not set(found.split()) & set(before.split()), f"{found!r} has something of {before!r}"
+                assert (await guest.says(_IDENTITY)).split()[:2] == before.split()[:2]
             finally:
                 await copy.destroy()
+            _change_a_byte(place)
+            with pytest.raises(SnapshotError):
+                await bench.driver.restore(ref, place, guest.plan, bench.context())
 
         if Feature.SNAPSHOT in report.features or isinstance(guest.instance, Snapshottable):
             await _matches(Feature.SNAPSHOT, report, act)
@@ -183,9 +222,13 @@ class FeatureChecks(Checks):
         async def act() -> None:
             assert isinstance(guest.instance, Forkable)
             copies = await guest.instance.fork([bench.context(), bench.context()])
-            for copy in copies:
-                await copy.destroy()
-            assert len(copies) == 2
+            try:
+                guests = [guest, *(Guest(copy, guest.plan, guest.toolchain) for copy in copies)]
+                found = [word for each in guests for word in (await each.says(_IDENTITY)).split()]
+                assert len(set(found)) == len(found) == 9, f"they share something: {found}"
+            finally:
+                for copy in copies:
+                    await copy.destroy()
 
         if Feature.FORK in report.features or isinstance(guest.instance, Forkable):
             await _matches(Feature.FORK, report, act)
