@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from jubako.drivers.wasmtime.engine import SETTINGS
 from jubako.guest import LauncherConfig, bundle_program
@@ -55,7 +55,7 @@ def worker_launcher(
         parts += [f"{name}@{OWN_DIRECTORY}/{library_name(path)}" for name, path in program.libraries]
         words.append(f"program={','.join(names)}:{program.kind}:{','.join(parts)}")
     for name, value in settings.items():
-        values = value if isinstance(value, list | tuple) else [value]
+        values = cast("list[object]", value) if isinstance(value, list) else [value]
         words += [f"{name}={item}" for item in values]
     return LauncherConfig(
         argv=(python, "-I", "-S", "-B", f"{OWN_DIRECTORY}/{WORKER}", *words),
