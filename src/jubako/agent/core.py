@@ -162,7 +162,7 @@ class Agent:
         self.runnable.clear()
         self._highest = 0
 
-    def _listen_anew(self) -> None:
+    def listen_anew(self) -> None:
         """Register the stream again: restored in gVisor, an epoll hears nothing of a host's file until then."""
         self._poll.unregister(self.fd)
         self._poll.register(self.fd, select.EPOLLIN | (select.EPOLLOUT if self._blocked else 0))
@@ -178,11 +178,6 @@ class Agent:
         """Undo ``watch_fd``; idempotent."""
         if self._handlers.pop(fd, None) is not None:
             self._poll.unregister(fd)
-
-    def wait_again(self) -> None:
-        """Wait for the stream anew: gVisor's kernel tells of it again, once restored, only to who asks again."""
-        self._poll.unregister(self.fd)
-        self._poll.register(self.fd, select.EPOLLIN | (select.EPOLLOUT if self._blocked else 0))
 
     # -- sending ----------------------------------------------------------------------------
 
@@ -299,7 +294,7 @@ class Agent:
             timeout = max(0.0, min(self.timers.values(), key=_when)[0] - time.monotonic()) + 0.001
         if self.is_still:
             timeout = _STILL_SECONDS
-            self._listen_anew()
+            self.listen_anew()
         for fd, events in self._poll.poll(timeout):
             handler = self._handlers.get(fd)
             if handler is not None:

@@ -74,7 +74,8 @@ class Snapshots:
         """Take exactly one of two messages: the source goes on, or this is a restored child."""
         if ident or kind not in (wire.CONTINUE, wire.RENEW):
             raise wire.WireError("only CONTINUE or RENEW may follow PREPARED")
-        self.agent.wait_again()
+        # Once more: the restored kernel may have gone on with the wait before, and found the message there.
+        self.agent.listen_anew()
         self.main.resume()
         self.agent.is_still = False
         if kind == wire.RENEW:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from anyio import to_thread
 
@@ -15,7 +15,7 @@ from jubako.drivers.runsc._plan import NAME, make_plan
 from jubako.drivers.runsc._probe import SNAPSHOT_REMEDY, RunscMachine, probe_runsc
 from jubako.errors import SnapshotError, SnapshotIncompatibleError
 from jubako.jail.bubblewrap import JailDriver
-from jubako.linux.seccomp import DEFAULT, Group
+from jubako.linux.seccomp import DEFAULT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["RunscDriver"]
 
 
-_HOSTNAME: Final = Group(
-    "host-name",
-    "the agent renames what is restored from a snapshot, in gVisor's kernel; no program has the capability for it",
-    ("sethostname",),
-)
-
-
 class RunscDriver(JailDriver):
     """Runs sandboxes on gVisor, as root and as ordinary users; Linux system calls end in the sentry."""
 
@@ -45,7 +38,8 @@ class RunscDriver(JailDriver):
         return probe_runsc()
 
     def _profile(self) -> Profile:
-        return DEFAULT.with_group(_HOSTNAME)
+        # The agent renames what is restored, in gVisor's kernel; no program has the capability for it.
+        return DEFAULT.widened(("sethostname",))
 
     def plan(self, spec: SandboxSpec, report: ProbeReport) -> Plan:
         """Say how each control would be met. Raises InvalidPolicyError."""

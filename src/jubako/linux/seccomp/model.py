@@ -118,14 +118,6 @@ class Profile:
         """
         return replace(self, granted=self.granted | frozenset(grant))
 
-    def with_group(self, group: Group) -> Profile:
-        """Return this profile with the verdict of ``group`` on its calls, in place of what other groups say."""
-        names = frozenset(group.syscalls)
-        others = tuple(
-            replace(item, syscalls=tuple(name for name in item.syscalls if name not in names)) for item in self.groups
-        )
-        return replace(self, groups=(*others, group))
-
     def narrowed(self, deny: Iterable[str]) -> Profile:
         """Return this profile with further calls refused (EPERM).
 
