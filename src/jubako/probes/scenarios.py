@@ -224,6 +224,8 @@ def judge_text(text: bytes) -> Finding:
 async def _inbound_inside(scene: Scene) -> Finding:
     process = await scene.sandbox.exec(scene.inside_argv(), timeout=scene.probe.seconds)
     first = await process.stdout.receive()
+    if first.startswith(b"CONTAINED "):
+        return judge_text(first)
     if not first.startswith(b"PORT "):
         return inconclusive(f"the program did not start: {printable(first, 200)}")
     _call(scene, int(first.split()[1]))
@@ -393,6 +395,8 @@ async def _timeout_inside(scene: Scene) -> Finding:
     took = time.monotonic() - started
     if not result.timed_out and took > 2 * _TIMEOUT and result.exit_code == 0:
         return escaped(f"it ran to its own end, {took:.1f} s, with a limit of {_TIMEOUT} s")
+    if not result.timed_out and result.stdout_bytes.startswith(b"CONTAINED "):
+        return judge_text(result.stdout_bytes)  # it can't even begin
     if not result.timed_out:
         return inconclusive(f"it ended by itself with {result.exit_code}: {printable(result.stderr_bytes[-200:], 200)}")
     heart = scene.probe.arguments["path"]

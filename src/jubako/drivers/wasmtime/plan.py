@@ -29,7 +29,7 @@ _SHARED: Final = (
 )
 _TABLE_ELEMENTS, _INSTANCES, _TABLES, _MEMORIES = 1_000_000, 128, 64, 16
 _MODULE_BYTES: Final = 64 * 1024 * 1024
-_RESERVE: Final = 32 * 1024 * 1024
+_RESERVE: Final = 16 * 1024 * 1024
 """Kept of the sandbox's memory for the agent and the worker, so that a program sees its own limit first."""
 _TASKS: Final = 8
 """Threads that the worker needs for one program; the program itself can make none."""

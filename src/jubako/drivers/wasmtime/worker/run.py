@@ -51,8 +51,8 @@ def run(engine: Engine, argv: list[str], env: dict[str, str], cwd: str) -> Outco
     if outcome.code > _FLAG_MEMORY - 1:
         outcome.limits = (_MEMORY,) if outcome.code & _FLAG_MEMORY else ()
         outcome.code &= 0xFF
-    elif not outcome.limits and limit > 0 and status.data_bytes() - before > limit - limit // 8:
-        outcome.limits = (_MEMORY,)  # control: resource.memory - it grew up to its limit
+    elif outcome.code and not outcome.limits and limit > 0 and status.data_bytes() - before > limit - limit // 8:
+        outcome.limits = (_MEMORY,)  # control: resource.memory - it failed at its limit
     elif not outcome.limits and _no_descriptor_left():
         outcome.limits = ("resource.open-files",)
     return outcome

@@ -2,7 +2,7 @@
 mark = ARG["mark"].encode()
 what = ARG["what"]
 seen = 0
-for pid in os.listdir("/proc"):
+for pid in os.listdir("/proc") if os.path.isdir("/proc") else []:
     if not pid.isdigit() or int(pid) == os.getpid():
         continue
     seen += 1
