@@ -23,7 +23,7 @@ from jubako.probes.profiles import granted_tool, policy_of
 from jubako.probes.reference import Reference, find_bwrap, find_python
 from jubako.probes.results import store_results
 from jubako.probes.scenarios import SCENARIOS
-from jubako.probes.scene import Scene, Unprovable, find_tagged, inconclusive
+from jubako.probes.scene import Scene, Unprovable, find_tagged, inconclusive, new_tag
 from jubako.probes.sources import Sources
 from jubako.probes.victim import victim
 from jubako.runtime import AsyncSandbox, Runtime, SandboxState, Tool
@@ -186,6 +186,8 @@ class _Run:
         clock = time.monotonic()
         scene = Scene(probe, self._ground, self._sources, self._reference)
         outside = await self._outside(scene)
+        # What is hard to end outside may live a little longer, and must not be taken for what is inside.
+        scene.tag = new_tag()
         inside, level = await self._inside(scene)
         verdict, reason = conclude(probe, outside, inside, level)
         return ProbeResult(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jubako.probes.sources import Sources
     from jubako.runtime import AsyncSandbox
 
-__all__ = ["Scene", "Unprovable", "contained", "escaped", "find_tagged", "inconclusive", "judge"]
+__all__ = ["Scene", "Unprovable", "contained", "escaped", "find_tagged", "inconclusive", "judge", "new_tag"]
 
 _NAME: Final = re.compile(r"\{([a-z0-9_]+)\}")
 _EVIDENCE: Final = 300
@@ -82,6 +82,11 @@ def find_tagged(tag: str) -> dict[int, int]:
     return found
 
 
+def new_tag() -> str:
+    """Return a word by which the processes of one run are known."""
+    return f"probe-{secrets.token_hex(8)}"
+
+
 @dataclass(slots=True)
 class Scene:
     """Everything that one run of one probe needs. ``extra`` holds values of this run alone, such as a victim's pid."""
@@ -93,7 +98,7 @@ class Scene:
     box: AsyncSandbox | None = None
     neighbour: AsyncSandbox | None = None
     extra: dict[str, str] = field(default_factory=dict[str, str])
-    tag: str = field(default_factory=lambda: f"probe-{secrets.token_hex(8)}")
+    tag: str = field(default_factory=new_tag)
 
     def fill(self, arguments: Mapping[str, str]) -> dict[str, str]:
         """Return the arguments with every ``{name}`` filled. Raises Unprovable where a value could not be had."""

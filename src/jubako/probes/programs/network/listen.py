@@ -1,7 +1,11 @@
 # Be reachable from the host: listen on every address, tell the port, wait to be called.
 import socket
 
-with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+try:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+except OSError as error:
+    contained("no socket can be made (%s)" % word(error))
+with made as sock:
     sock.bind(("0.0.0.0", 0))
     sock.listen(1)
     sock.settimeout(float(ARG["seconds"]))
