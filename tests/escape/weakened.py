@@ -14,6 +14,7 @@ import anyio
 from jubako.drivers.bwrap import BwrapDriver
 from jubako.jail.bubblewrap import driver, instance, launch
 from jubako.jail.bubblewrap.session import session_config
+from jubako.jail.group import limits_of
 from jubako.linux.verify import WallReport
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class WeakDriver(BwrapDriver):
 @contextmanager
 def weakened(weakening: Weakening) -> Generator[WeakDriver]:
     """Yield the driver; within, the driver's own checks of its walls are off."""
-    limits_of, mask = launch.limits_of, launch.mask_arguments
+    mask = launch.mask_arguments
 
     def session(*args: Any) -> SessionConfig:
         config = session_config(*args)

@@ -54,7 +54,7 @@ class Snapshots:
             self.agent.after(self, _LOOK_SECONDS, self._look)
         else:
             execs.reap()
-            own = set() if launcher is None else launcher.pids
+            own = launcher.pids if launcher is not None else ()
             running = len([proc for proc in tree.everything() if proc.pid not in own])
             if running and time.monotonic() < self._deadline:
                 self.agent.after(self, _LOOK_SECONDS, self._look)

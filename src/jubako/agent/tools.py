@@ -77,7 +77,7 @@ class Tools:
             self._pause()
             return
         try:
-            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # what the socket module is built on
+            fd = int(self._listener._accept()[0])  # type: ignore[attr-defined]  # what the socket module is built on
         except BlockingIOError:
             return
         except OSError:

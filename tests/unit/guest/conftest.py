@@ -211,7 +211,7 @@ def open_guest(place: str, tmp_path: Path) -> OpenGuest:
         agent = subprocess.Popen(  # noqa: ASYNC220  # PDEATHSIG wants this thread
             [*prefix, PYTHON, "-I", "-S", "-B", path, "--fd", "0" if stdin else str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            stdin=theirs if stdin else subprocess.DEVNULL,
+            stdin=theirs.fileno() if stdin else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={},
         )

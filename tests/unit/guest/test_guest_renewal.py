@@ -11,7 +11,7 @@ import json
 import os
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -226,7 +226,7 @@ async def test_a_child_has_an_identity_of_its_own(open_guest: OpenGuest) -> None
 @pytest.mark.parametrize("place", ["bwrap"], indirect=True)
 async def test_streams_and_limits_begin_anew(open_guest: OpenGuest) -> None:
     wires: list[Wire] = []
-    options = {"renewable": True, "seccomp": FILTER}
+    options: dict[str, Any] = {"renewable": True, "seccomp": FILTER}
     async with open_guest(stream=lambda stream: keep(wires, stream), tools=Echo(), **options) as guest:
         call = "import jubako_tools; print(jubako_tools.call('echo', a=1))"
         for _ in range(3):
@@ -249,7 +249,7 @@ async def test_streams_and_limits_begin_anew(open_guest: OpenGuest) -> None:
 @pytest.mark.parametrize("place", ["bwrap"], indirect=True)
 async def test_a_child_without_functions_of_the_host(open_guest: OpenGuest) -> None:
     wires: list[Wire] = []
-    options = {"renewable": True, "seccomp": FILTER}
+    options: dict[str, Any] = {"renewable": True, "seccomp": FILTER}
     call = "import jubako_tools; jubako_tools.call('echo')"
     async with open_guest(stream=lambda stream: keep(wires, stream), tools=Echo(), **options) as guest:
         await guest.session.prepare()
@@ -260,7 +260,7 @@ async def test_a_child_without_functions_of_the_host(open_guest: OpenGuest) -> N
 @pytest.mark.parametrize("place", ["bwrap"], indirect=True)
 async def test_a_warm_launcher_goes_on_in_the_child(open_guest: OpenGuest) -> None:
     wires: list[Wire] = []
-    options = {"renewable": True, "seccomp": FILTER, "launcher": preload_launcher(["json"])}
+    options: dict[str, Any] = {"renewable": True, "seccomp": FILTER, "launcher": preload_launcher(["json"])}
     async with open_guest(stream=lambda stream: keep(wires, stream), **options) as guest:
         guest.session.launch()
         await guest.session.prepare()

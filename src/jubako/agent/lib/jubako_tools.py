@@ -72,7 +72,7 @@ def request(name: str, arguments: bytes) -> bytes:
 
 
 def _receive(stream: socket.socket, size: int) -> bytes:
-    parts = []
+    parts = [b""]
     while size:
         part = stream.recv(min(size, 262144))
         if not part:

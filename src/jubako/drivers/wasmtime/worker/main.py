@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from . import forks  # type: ignore[attr-defined]  # of the agent, bundled beside this one
 from .capi import EngineError
 from .programs import CannotRunError, Engine
 from .run import run
@@ -14,6 +13,10 @@ from .settings import Settings
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    forks: Any = None
+else:
+    from . import forks  # of the agent, bundled beside this one
 
 _FD = "/proc/self/fd/%d"
 _LIMITS = {"resource.memory": forks.MEMORY, "resource.open-files": forks.OPEN_FILES, "time.exec": forks.TIME}
@@ -35,6 +38,7 @@ def main() -> None:
         engine = Engine(Settings(sys.argv[1:-1]))
     except (EngineError, OSError) as error:
         forks.fail(fd, "the WebAssembly worker can't start: " + str(error))
+        return
     # The files of the programs: their memories are mapped from them at every start.
     kept = tuple(number for number in _open_descriptors() if number > 2 and number != fd)
 

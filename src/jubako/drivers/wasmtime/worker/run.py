@@ -205,7 +205,7 @@ class _Run:
         """Return the names of what the component imports."""
         library, engine = self._library, self._engine.handle
         kind = library.wasmtime_component_type(self._loaded.handle)
-        names = []
+        names: list[str] = []
         for index in range(library.wasmtime_component_type_import_count(kind, engine)):
             name, size, item = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_void_p()
             if library.wasmtime_component_type_import_nth(

@@ -37,7 +37,7 @@ def call(endpoint: str, name: bytes, arguments: bytes) -> tuple[bool, bytes]:
 
 
 def _receive(channel: _socket.socket, size: int) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while size:
         part = channel.recv(min(size, 262144))
         if not part:
