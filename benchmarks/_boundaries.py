@@ -143,7 +143,12 @@ class Boundaries:
         host = Contestant("host python3", partial(_checked, partial(_output, [*self._host, _CODE])))
         if kind == "wasm" and self._wasm is not None:
             _, run = stack.enter_context(self._wasm.living())
-            found = [Contestant("raw wasmtime-py, same process", partial(_checked, partial(run, _CODE))), host]
+            _, forked = stack.enter_context(self._wasm.living(forks=True))
+            found = [
+                Contestant("raw wasmtime-py, same process", partial(_checked, partial(run, _CODE))),
+                Contestant("raw wasmtime-py, a fork each", partial(_checked, partial(forked, _CODE))),
+                host,
+            ]
             expression = stack.enter_context(monty())
             if expression is not None:
                 subset = Contestant("pydantic-monty, a subset", partial(_checked, partial(expression, "6 * 7")))

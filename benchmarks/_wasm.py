@@ -27,7 +27,7 @@ import json, os, sys
 import wasmtime
 from wasmtime import _bindings, component
 
-cwasm, workspace, settings, stay = json.loads(sys.argv[1])
+cwasm, workspace, settings, mode = json.loads(sys.argv[1])
 config = wasmtime.Config()
 for name, value in settings:
     getattr(_bindings, f"wasmtime_config_{name}_set")(config.ptr(), value)
@@ -54,16 +54,25 @@ def run(code):
     return status, b"".join(said)
 
 
-if stay:
-    for line in sys.stdin:
-        status, said = run(json.loads(line))
-        sys.stdout.buffer.write(said)
-        sys.stdout.buffer.flush()
-    os._exit(0)
-status, said = run(sys.argv[2])
-sys.stdout.buffer.write(said)
-sys.stdout.buffer.flush()
-os._exit(status)
+def show(code):
+    status, said = run(code)
+    sys.stdout.buffer.write(said)
+    sys.stdout.buffer.flush()
+    return status
+
+
+if mode == "once":
+    os._exit(show(sys.argv[2]))
+for line in sys.stdin:
+    code = json.loads(line)
+    if mode == "stay":
+        show(code)
+    else:
+        child = os.fork()
+        if not child:
+            os._exit(show(code))
+        os.waitpid(child, 0)
+os._exit(0)
 """
 
 
@@ -76,13 +85,13 @@ class RawWasm:
         program = anyio.run(python_program)
         self._told = (str(program.cwasm), str(workspace), SETTINGS)
 
-    def _command(self, *, stay: bool) -> list[str]:
-        return [sys.executable, "-c", _RAW, json.dumps([*self._told, stay])]
+    def _command(self, mode: str) -> list[str]:
+        return [sys.executable, "-c", _RAW, json.dumps([*self._told, mode])]
 
     def run(self, code: str) -> bytes:
         """Return what the code prints, in a process of its own. Raises RuntimeError when it fails."""
         done = subprocess.run(
-            [*self._command(stay=False), code], stdin=subprocess.DEVNULL, capture_output=True, check=False,
+            [*self._command("once"), code], stdin=subprocess.DEVNULL, capture_output=True, check=False,
             timeout=_SECONDS,
         )  # fmt: skip
         if done.returncode:
@@ -91,10 +100,13 @@ class RawWasm:
         return done.stdout
 
     @contextmanager
-    def living(self) -> Iterator[tuple[int, Callable[[str], bytes]]]:
-        """Yield the pid of a process that has everything loaded, and what runs code in a fresh instance there."""
+    def living(self, *, forks: bool = False) -> Iterator[tuple[int, Callable[[str], bytes]]]:
+        """Yield the pid of a process that has everything loaded, and what runs code in a fresh instance there.
+
+        With ``forks``, each instance is in a process of its own, which ends with it.
+        """
         with subprocess.Popen(
-            self._command(stay=True), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            self._command("forks" if forks else "stay"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         ) as process:
             stdin, stdout = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
             watchdog = threading.Timer(_SECONDS, process.kill)

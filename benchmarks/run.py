@@ -120,7 +120,7 @@ def show(rows: Sequence[Row], facts: dict[str, str]) -> None:
                 str(len(row.samples)),
                 f"{figure(row.rate)} {row.amount_unit}/s" if row.amount else "",
                 f"{row.ratio:.2f}x" if row.ratio is not None else "",
-                f"<= {row.target:.1f}x" if row.target is not None else "",
+                f"<= {row.target:.2g}x" if row.target is not None else "",
             )
         )
         before = row.title
