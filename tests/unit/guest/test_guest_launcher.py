@@ -403,7 +403,9 @@ async def test_a_launcher_for_everything(open_guest: OpenGuest) -> None:
 
 async def test_a_launcher_that_died_is_replaced(open_guest: OpenGuest) -> None:
     code = "import os; print(os.getpid())"
-    kill = "for d in /proc/[0-9]*; do grep -qsa 'launcher[.]forks' $d/cmdline && kill -9 ${d#/proc/} && echo hit; done"
+    # Only that of this agent, which is the shell's parent: others run their launchers beside.
+    mine = "grep -qsa 'launcher[.]forks' $d/cmdline && grep -qs \"^PPid:.$PPID$\" $d/status"
+    kill = "for d in /proc/[0-9]*; do " + mine + " && kill -9 ${d#/proc/} && echo hit; done"
     async with open_guest(launcher=PRELOAD) as guest:
         assert (await guest.run("python3", "-c", code, preloaded=True)).status.code == 0
         for _ in range(3):
